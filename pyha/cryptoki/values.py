@@ -1,0 +1,95 @@
+"""What a decoded argument is, for kinds that are more than a number or bytes.
+
+Plain frozen values, shared by the decisions and by the code that touches memory. A *Buffer* is anything with the
+buffer protocol: `bytes`, or a view of the application's memory that is valid until its call returns.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+Buffer = Any
+"""bytes-like: `bytes`, `bytearray`, `memoryview` or cffi's buffer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """One CK_ATTRIBUTE of a template. `value`: Buffer, or a Template for attribute arrays (CKA_WRAP_TEMPLATE ...)."""
+
+    type: int
+    value: Any
+
+
+Template = tuple[Attribute, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One CK_ATTRIBUTE that is asked for.
+
+    `capacity`: bytes of room, None where the application gave a NULL pValue and asks for the length only.
+    `nested`: for attribute arrays with room, the inner queries; else None.
+    """
+
+    type: int
+    capacity: int | None
+    nested: tuple["Query", ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The answer to one Query. `length`: bytes, or None for CK_UNAVAILABLE_INFORMATION. `value`: bytes read,
+    a tuple of Found for attribute arrays, or None where only the length was asked for or nothing is there."""
+
+    type: int
+    length: int | None
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Memory that a mechanism parameter points to. `offset`: of the pointer in its parent, bytes. `content`: a Buffer
+    that is copied in, an Out that is copied back, or a Parameter (a structure with pointers of its own)."""
+
+    offset: int
+    content: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A mechanism's parameter. `raw`: the structure as the application gave it. `regions`: what its pointers point
+    to (a NULL pointer has none). `handles`: offsets of object handles in `raw`. `back`: (offset, size) of plain
+    fields of `raw` that the module may write and that are copied back to `memory` after CKR_OK. `back_handles`: offsets of
+    object handles that the module writes. `memory`: the application's structure (cdata), None where the call is our own."""
+
+    raw: Buffer
+    regions: tuple[Region, ...] = ()
+    handles: tuple[int, ...] = ()
+    back: tuple[tuple[int, int], ...] = ()
+    back_handles: tuple[int, ...] = ()
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mechanism:
+    """CK_MECHANISM. `parameter`: None where it is absent."""
+
+    type: int
+    parameter: Parameter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Out:
+    """Room for a result. `capacity`: bytes, None for a size query. `memory`: the application's buffer (cdata), into
+    which the result is copied on CKR_OK; None where the call is our own and the result is wanted as bytes."""
+
+    capacity: int | None
+    memory: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeArgs:
+    """CK_C_INITIALIZE_ARGS as C_Initialize got it. `mutexes`: how many of the four callbacks are given."""
+
+    flags: int
+    mutexes: int
+    reserved: int
