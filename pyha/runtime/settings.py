@@ -1,0 +1,62 @@
+"""The configuration as values: the groups, their members and where to log.
+
+Pure. Knows nothing of TOML or of files; `pyha.runtime.schema` reads these values from a document and checks them.
+Defaults are those of SEMANTICS.md.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pyha.ha.settings import Isolation, ParameterForm, RecoverySettings, Role, TokenSnapshot, Unreplicable
+from pyha.runtime.uri import TokenUri
+
+
+@dataclass(frozen=True, slots=True)
+class MemberSettings:
+    """One token of a group.
+
+    `uri`: states the token (token, serial ...), `module_path` (absolute) and perhaps `pin_source`; never a PIN.
+    `name`: unique within the group; what logs, status and the operator's commands call the member.
+    `enabled`: False takes the member out until the operator says otherwise. `reserved`: C_Initialize's pReserved string.
+    `environment`: set for the member's helper on top of the application's.
+    """
+
+    uri: TokenUri
+    name: str
+    role: Role = Role.ACTIVE
+    enabled: bool = True
+    reserved: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """One virtual token.
+
+    `label`: 32 bytes of UTF-8 at most. `id`: 16 bytes that name the group's domain keys and records. `serial`: 16 ASCII characters
+    at most. `members`: in configured order, the disabled ones too. `deadline`, `slow_deadline`: seconds for an ordinary call on one
+    member, and for one that the table calls slow. `max_in_flight`: calls at once on one member. `mechanisms`: vendor mechanisms
+    that the operator declares. `token`: None until a member was reached.
+    """
+
+    label: str
+    id: bytes
+    serial: str
+    members: tuple[MemberSettings, ...]
+    isolation: Isolation = Isolation.PROCESS
+    deadline: float = 20.0
+    slow_deadline: float = 120.0
+    max_in_flight: int = 64
+    unreplicable: Unreplicable = Unreplicable.REFUSE
+    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    mechanisms: Mapping[int, ParameterForm] = field(default_factory=dict, hash=False)
+    token: TokenSnapshot | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or "file:/absolute/path"."""
+
+    groups: tuple[GroupSettings, ...] = ()
+    ha_only: bool = True
+    log: str = "stderr"
