@@ -77,7 +77,6 @@ def _group(table: Table) -> GroupSettings:
 def _member(table: Table) -> MemberSettings:
     with table:
         address = _uri(table)
-        default = address.token or address.serial or ("" if address.slot_id is None else f"slot {address.slot_id}")
         with table.table("environment") as environment:
             values = {name: environment.text(name, "", _no_zero) for name in environment.names()}
             for name in values:
@@ -85,12 +84,17 @@ def _member(table: Table) -> MemberSettings:
                     environment.complain(name, "is no name of an environment variable")
         return MemberSettings(
             uri=address,
-            name=table.text("name", default, _field(64)),
+            name=table.text("name", default_name(address), _field(64)),
             role=table.choice("role", Role, Role.ACTIVE),
             enabled=table.flag("enabled", True),
             reserved=table.text("reserved", "", _no_zero) if table.has("reserved") else None,
             environment=values,
         )
+
+
+def default_name(address: uri.TokenUri) -> str:
+    """What a member is called that the file gives no name."""
+    return address.token or address.serial or ("" if address.slot_id is None else f"slot {address.slot_id}")
 
 
 def _uri(table: Table) -> uri.TokenUri:

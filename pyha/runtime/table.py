@@ -16,9 +16,14 @@ Check = Callable[[str], str | None]
 """Takes a text; gives back what is wrong with it, or None."""
 
 
+def is_bare(key: str) -> bool:
+    """Does TOML let this key stand without quotes?"""
+    return bool(key) and _BARE.issuperset(key)
+
+
 def quoted(key: str) -> str:
     """A key as a message shows it: bare where TOML lets it be."""
-    if key and _BARE.issuperset(key):
+    if is_bare(key):
         return key
     return '"' + key.encode("unicode_escape").decode().replace('"', '\\"') + '"'
 

@@ -20,6 +20,27 @@ def read(path: str, limit: int, *, private: bool = False) -> bytearray:
     The file and the directory that holds it must belong to root or to the effective user and be writable by nobody
     else; a `private` file must not be open to others in any way (its group may read it). Raises FileRefused.
     """
+    holder, name = holding(path)
+    try:
+        # O_NOFOLLOW: behind a symbolic link lies another directory, which nobody would have checked.
+        # O_NONBLOCK: a FIFO in the file's place must not hold up the application.
+        flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        if stat.S_ISLNK(os.stat(name, dir_fd=holder, follow_symlinks=False).st_mode):
+            raise FileRefused("is a symbolic link: name the file itself, so that its own directory is checked")
+        descriptor = os.open(name, flags, dir_fd=holder)
+        try:
+            return _content(path, descriptor, limit, private)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise FileRefused(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(holder)
+
+
+def holding(path: str) -> tuple[int, str]:
+    """A descriptor (O_PATH) of the directory that holds `path`, once it was found to belong to root or the effective user
+    and to be writable by nobody else; and the name in it. The caller closes it. Raises FileRefused."""
     if not os.path.isabs(path) or "\0" in path:
         raise FileRefused("is not an absolute path")
     directory, name = os.path.split(path)
@@ -28,20 +49,12 @@ def read(path: str, limit: int, *, private: bool = False) -> bytearray:
         holder = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             _judge(directory, os.fstat(holder), _WRITABLE, "lies in a directory that ")
-            # O_NOFOLLOW: behind a symbolic link lies another directory, which nobody would have checked.
-            # O_NONBLOCK: a FIFO in the file's place must not hold up the application.
-            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-            if stat.S_ISLNK(os.stat(name, dir_fd=holder, follow_symlinks=False).st_mode):
-                raise FileRefused("is a symbolic link: name the file itself, so that its own directory is checked")
-            descriptor = os.open(name, flags, dir_fd=holder)
-        finally:
+        except FileRefused:
             os.close(holder)
-        try:
-            return _content(path, descriptor, limit, private)
-        finally:
-            os.close(descriptor)
+            raise
     except OSError as error:
         raise FileRefused(f"cannot be read: {error.strerror}") from None
+    return holder, name
 
 
 def _content(path: str, descriptor: int, limit: int, private: bool) -> bytearray:
