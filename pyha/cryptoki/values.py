@@ -1,10 +1,11 @@
 """What a decoded argument is, for kinds that are more than a number or bytes.
 
 Plain frozen values, shared by the decisions and by the code that touches memory. A *Buffer* is anything with the
-buffer protocol: `bytes`, or a view of the application's memory that is valid until its call returns.
+buffer protocol: `bytes`, or a view of the application's memory that is valid until its call returns. Contents never
+show in a repr: they may be keys.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Buffer = Any
@@ -16,7 +17,7 @@ class Attribute:
     """One CK_ATTRIBUTE of a template. `value`: Buffer, or a Template for attribute arrays (CKA_WRAP_TEMPLATE ...)."""
 
     type: int
-    value: Any
+    value: Any = field(repr=False)
 
 
 Template = tuple[Attribute, ...]
@@ -28,11 +29,13 @@ class Query:
 
     `capacity`: bytes of room, None where the application gave a NULL pValue and asks for the length only.
     `nested`: for attribute arrays with room, the inner queries; else None.
+    `memory`: the application's buffer (cdata), into which the answer is written; None where the call is our own.
     """
 
     type: int
     capacity: int | None
     nested: tuple["Query", ...] | None = None
+    memory: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ class Found:
 
     type: int
     length: int | None
-    value: Any = None
+    value: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class Region:
     that is copied in, an Out that is copied back, or a Parameter (a structure with pointers of its own)."""
 
     offset: int
-    content: Any
+    content: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class Parameter:
     fields of `raw` that the module may write and that are copied back to `memory` after CKR_OK. `back_handles`: offsets of
     object handles that the module writes. `memory`: the application's structure (cdata), None where the call is our own."""
 
-    raw: Buffer
+    raw: Buffer = field(repr=False)
     regions: tuple[Region, ...] = ()
     handles: tuple[int, ...] = ()
     back: tuple[tuple[int, int], ...] = ()
@@ -80,10 +83,12 @@ class Mechanism:
 @dataclass(frozen=True, slots=True)
 class Out:
     """Room for a result. `capacity`: bytes, None for a size query. `memory`: the application's buffer (cdata), into
-    which the result is copied on CKR_OK; None where the call is our own and the result is wanted as bytes."""
+    which the result is copied on CKR_OK; None where the call is our own and the result is wanted as bytes. `offered`:
+    what the application said it has, where that is more than `capacity` allows, else None."""
 
     capacity: int | None
     memory: Any = None
+    offered: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +98,11 @@ class InitializeArgs:
     flags: int
     mutexes: int
     reserved: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemberInitialize:
+    """CK_C_INITIALIZE_ARGS as a member gets it: CKF_OS_LOCKING_OK, no callbacks. `reserved`: the string that pReserved
+    points to (UTF-8, without the final NUL, which is added), None for NULL."""
+
+    reserved: bytes | None = field(default=None, repr=False)

@@ -1,0 +1,186 @@
+"""The form of C_GetAttributeValue's template: queries in, what was found out.
+
+Knows C memory; knows no member and no session. The member's array is copied once, its lengths are checked against the
+room that was given and its pointers are never followed: where a value lies is known from the queries alone.
+
+Source: PKCS #11 Base Specification 2.40, section 5.7 (C_GetAttributeValue).
+"""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from pyha.abi.form import Form
+from pyha.abi.memory import (
+    COUNT_LIMIT,
+    LENGTH_LIMIT,
+    OUT_LIMIT,
+    UNAVAILABLE,
+    WORD,
+    Malformed,
+    Refused,
+    aligned,
+    pointer_to,
+)
+from pyha.abi.native import ffi
+from pyha.abi.templates import ENTRY, Budget, array_count, entries_of, is_array
+from pyha.cryptoki.constants import (
+    CKR_ARGUMENTS_BAD,
+    CKR_ATTRIBUTE_SENSITIVE,
+    CKR_ATTRIBUTE_TYPE_INVALID,
+    CKR_BUFFER_TOO_SMALL,
+    CKR_OK,
+)
+from pyha.cryptoki.values import Found, Query
+
+ANSWERED = frozenset((CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL))
+"""The CK_RVs after which the lengths, and the values that there are, have been filled in."""
+
+_LENGTH = 2 * WORD.size
+_entries, _set_entry, _set_word = ENTRY.iter_unpack, ENTRY.pack_into, WORD.pack_into
+Queries = tuple[Query, ...]
+
+
+class QueryForm(Form):
+    """Pointer and count: a tuple of Query; the result is a tuple of Found, one each."""
+
+    varies: ClassVar[bool] = True
+    returns: ClassVar[bool] = True
+
+    def decode(self, fields: tuple[Any, ...]) -> Queries:
+        pointer, count = fields[self.at], fields[self.at + 1]
+        if count > COUNT_LIMIT:
+            raise Refused()
+        budget = Budget(LENGTH_LIMIT)
+        budget.take(count, 0)
+        return _queries(entries_of(pointer, count), budget, 1)
+
+    def span(self, value: Queries) -> int:
+        return _span(value)
+
+    def write(self, memory: Any, there: int, words: Any, offset: int, value: Queries) -> int:
+        words[self.at] = there + offset
+        words[self.at + 1] = len(value)
+        return _write(memory, there, offset, value)
+
+    def read(self, memory: Any, here: Any, offset: int, value: Queries, rv: int) -> tuple[Found, ...] | None:
+        if rv not in ANSWERED:
+            return None
+        types = [query.type for query in value]
+        return _read(memory, offset, value, types, rv == CKR_OK, self.label)
+
+    def encode(self, struct: Any, value: Queries, result: tuple[Found, ...] | None, rv: int) -> int:
+        """The values may have been changed since `read`: one that no longer fits answers CKR_BUFFER_TOO_SMALL."""
+        if result is None or rv not in ANSWERED:
+            return rv
+        return rv if _encode(self.fields[0](struct), value, result) else CKR_BUFFER_TOO_SMALL
+
+
+def _queries(entries: bytes, budget: Budget, depth: int) -> Queries:
+    queries = []
+    for kind, address, length in _entries(entries):
+        if not address:
+            queries.append(Query(kind, None))
+            continue
+        memory = pointer_to(address)
+        if is_array(kind):
+            count = array_count(length, depth, CKR_ARGUMENTS_BAD)
+            budget.take(count, 0)
+            queries.append(Query(kind, length, _queries(entries_of(memory, count), budget, depth + 1), memory))
+        else:
+            capacity = length if length < OUT_LIMIT else OUT_LIMIT
+            budget.take(0, capacity)
+            queries.append(Query(kind, capacity, None, memory))
+    return tuple(queries)
+
+
+def _area(query: Query) -> int:
+    return ((query.capacity or 0) + 15) & -16
+
+
+def _span(queries: Queries) -> int:
+    total = aligned(len(queries) * ENTRY.size)
+    for query in queries:
+        total += _area(query) if query.nested is None else _span(query.nested)
+    return total
+
+
+def _write(memory: Any, there: int, offset: int, queries: Queries) -> int:
+    at = offset + aligned(len(queries) * ENTRY.size)
+    for query in queries:
+        if query.capacity is None:
+            _set_entry(memory, offset, query.type, 0, 0)
+        elif query.nested is None:
+            _set_entry(memory, offset, query.type, there + at, query.capacity)
+            at += _area(query)
+        else:
+            _set_entry(memory, offset, query.type, there + at, len(query.nested) * ENTRY.size)
+            at = _write(memory, there, at, query.nested)
+        offset += ENTRY.size
+    return at
+
+
+def _read(
+    memory: Any, offset: int, queries: Queries, types: Sequence[int], complete: bool, label: str
+) -> tuple[Found, ...]:
+    """`types`: the attributes' types; in a nested array the member says what they are. `complete`: the member
+    claims that every value is there, so that a length beyond its room is nonsense."""
+    at = offset + aligned(len(queries) * ENTRY.size)
+    found = []
+    answers = _entries(memory[offset : offset + len(queries) * ENTRY.size])
+    for query, kind, (_, _, length) in zip(queries, types, answers, strict=False):
+        capacity, nested = query.capacity, query.nested
+        value: Any = None
+        if length >= LENGTH_LIMIT:
+            if length != UNAVAILABLE and complete:
+                raise Malformed(f"{label}: attribute {kind:#x} is said to have {length} bytes.")
+            length = None
+        elif capacity is None:
+            pass
+        elif length > capacity:
+            if complete:
+                raise Malformed(f"{label}: {length} bytes reported for {capacity} of attribute {kind:#x}.")
+        elif (nested is not None) != is_array(kind):
+            # An inner type that the application did not foresee: what is there was not laid out for it.
+            length = None
+        elif nested is not None:
+            inner = [entry[0] for entry in _entries(memory[at : at + length // ENTRY.size * ENTRY.size])]
+            value = _read(memory, at, nested, inner, complete, label)
+        else:
+            value = memory[at : at + length]
+        if capacity is not None:
+            at += _area(query) if nested is None else _span(nested)
+        found.append(Found(kind, length, value))
+    return tuple(found)
+
+
+def _encode(pointer: Any, queries: Queries, found: Sequence[Found]) -> bool:
+    """Fills the application's array at `pointer`. False where a value does not fit."""
+    fits = True
+    lengths = ffi.buffer(pointer, len(queries) * ENTRY.size)
+    for index, (query, answer) in enumerate(zip(queries, found, strict=True)):
+        value, capacity, length = answer.value, query.capacity, answer.length
+        if length is None:
+            length = UNAVAILABLE
+        elif type(value) is tuple:
+            length = len(value) * ENTRY.size
+            if query.nested is not None:
+                if len(value) > len(query.nested):
+                    fits, length = False, UNAVAILABLE
+                else:
+                    fits &= _encode_nested(query, value)
+        elif value is not None:
+            length = len(value)
+            if capacity is not None:
+                if length > capacity:
+                    fits, length = False, UNAVAILABLE
+                else:
+                    ffi.memmove(query.memory, value, length)
+        _set_word(lengths, index * ENTRY.size + _LENGTH, length)
+    return fits
+
+
+def _encode_nested(query: Query, found: tuple[Found, ...]) -> bool:
+    entries = ffi.buffer(query.memory, len(found) * ENTRY.size)
+    for index, answer in enumerate(found):
+        _set_word(entries, index * ENTRY.size, answer.type)
+    return _encode(query.memory, query.nested[: len(found)] if query.nested else (), found)
