@@ -1,0 +1,232 @@
+/*
+ * pyha-host: the helper program that runs one vendor's module for one application.
+ *
+ * usage: pyha-host MODULE [TITLE]      (started by the link only, see spawn.c; TITLE is for whoever reads ps)
+ *
+ * Knows nothing of Cryptoki: it casts a function pointer, calls it with ten words, stores the result (protocol.h).
+ * The main thread takes arenas from the control socket, one thread an arena serves calls, one thread watches for the
+ * application's end. It ends with the application, with the socket, or when the module crashes - never otherwise.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "module.h"
+#include "protocol.h"
+
+#define SIGNAL_STACK 65536 /* room for the widest register file, twice */
+
+struct arena {
+    struct arena *next;
+    uint32_t identity;
+    struct pyha_shared *shared;
+    size_t size;
+};
+
+static struct pyha_module module;
+static struct arena *lent;            /* memory only; the main thread's */
+static struct arena *_Atomic serving; /* with a thread each; grows only, so a signal handler can walk it */
+
+static __thread struct pyha_shared *volatile running; /* the call that this thread is in */
+static __thread volatile uint32_t running_number;
+
+/* Names the call that this thread is in as the one that ended the helper, and wakes every waiter at once. */
+static void note_death(void)
+{
+    if (running)
+        atomic_store(&running->died, running_number);
+    shutdown(PYHA_CONTROL_FD, SHUT_RDWR);
+    for (struct arena *arena = atomic_load(&serving); arena; arena = arena->next)
+        pyha_futex_wake(&arena->shared->reply);
+}
+
+/* The disposition is back at its default (SA_RESETHAND): the raised signal ends the process on return. */
+static void fatal(int number)
+{
+    note_death();
+    raise(number);
+}
+
+static void catch_fatal_signals(void)
+{
+    static const int deadly[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT, SIGSYS, SIGTRAP};
+    struct sigaction action = {.sa_handler = fatal, .sa_flags = SA_ONSTACK | SA_RESETHAND};
+    for (size_t i = 0; i < sizeof deadly / sizeof *deadly; i++)
+        sigaction(deadly[i], &action, NULL);
+    atexit(note_death); /* a module that calls exit() */
+}
+
+/* Ends the helper when the application is gone (its pidfd), has exec'ed or shut the socket. Reads nothing. */
+static void *watch(void *unused)
+{
+    struct pollfd watched[2] = {{.fd = PYHA_CONTROL_FD, .events = POLLRDHUP}, {.fd = PYHA_APPLICATION_FD, .events = POLLIN}};
+    (void)unused;
+    while (poll(watched, 2, -1) <= 0)
+        ;
+    _exit(0);
+}
+
+static void start_watch(void)
+{
+    pthread_t thread;
+    sigset_t all, saved;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &saved);
+    int error = pthread_create(&thread, NULL, watch, NULL);
+    pthread_sigmask(SIG_SETMASK, &saved, NULL);
+    if (error)
+        _exit(1);
+}
+
+static void *serve(void *argument)
+{
+    struct arena *arena = argument;
+    struct pyha_shared *shared = arena->shared;
+    uint32_t done = PYHA_MAPPED;
+    /* A module that overflows its stack must still be able to say so. */
+    stack_t stack = {.ss_sp = malloc(SIGNAL_STACK), .ss_size = SIGNAL_STACK};
+    if (stack.ss_sp)
+        sigaltstack(&stack, NULL);
+    for (;;) {
+        uint64_t words[PYHA_WORDS];
+        uint32_t asked;
+        while ((asked = atomic_load_explicit(&shared->request, memory_order_acquire)) == done)
+            pyha_futex_wait(&shared->request, done, NULL);
+        memcpy(words, shared->words, sizeof words);
+        running_number = asked;
+        running = shared;
+        shared->result = pyha_module_call(&module, shared->index, words);
+        running = NULL;
+        atomic_store_explicit(&shared->reply, asked, memory_order_release);
+        pyha_futex_wake(&shared->reply);
+        done = asked;
+    }
+    return NULL;
+}
+
+static int start_serving(struct arena *arena)
+{
+    pthread_t thread;
+    pthread_attr_t detached;
+    atomic_store(&arena->shared->request, PYHA_MAPPED);
+    arena->next = atomic_load(&serving);
+    atomic_store(&serving, arena);
+    pthread_attr_init(&detached);
+    pthread_attr_setdetachstate(&detached, PTHREAD_CREATE_DETACHED);
+    int error = pthread_create(&thread, &detached, serve, arena);
+    pthread_attr_destroy(&detached);
+    if (error)
+        atomic_store(&serving, arena->next);
+    return error;
+}
+
+/* Maps the arena that came as `memory` and says where; a `there` of 0 says that it could not. */
+static void take(uint32_t identity, int memory, int serves)
+{
+    static const uint32_t answered = PYHA_MAPPED;
+    struct stat found;
+    struct arena *arena = calloc(1, sizeof *arena);
+    void *mapped = MAP_FAILED;
+    if (arena && fstat(memory, &found) == 0)
+        mapped = mmap(NULL, (size_t)found.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
+    if (mapped != MAP_FAILED) {
+        mlock2(mapped, (size_t)found.st_size, MLOCK_ONFAULT); /* as far as the limit allows */
+        *arena = (struct arena){.identity = identity, .shared = mapped, .size = (size_t)found.st_size};
+        if (serves && start_serving(arena) != 0)
+            munmap(mapped, arena->size);
+        else {
+            if (!serves) {
+                arena->next = lent;
+                lent = arena;
+            }
+            arena->shared->there = (uint64_t)(uintptr_t)mapped + PYHA_HEAD;
+            atomic_store_explicit(&arena->shared->reply, PYHA_MAPPED, memory_order_release);
+            pyha_futex_wake(&arena->shared->reply);
+            close(memory);
+            return;
+        }
+    }
+    free(arena);
+    if (pwrite(memory, &answered, sizeof answered, offsetof(struct pyha_shared, reply)) < 0)
+        _exit(1);
+    close(memory);
+}
+
+static void forget(uint32_t identity)
+{
+    for (struct arena **place = &lent; *place; place = &(*place)->next)
+        if ((*place)->identity == identity) {
+            struct arena *arena = *place;
+            *place = arena->next;
+            munmap(arena->shared, arena->size);
+            free(arena);
+            return;
+        }
+}
+
+static void obey(void)
+{
+    struct pyha_message message;
+    struct iovec content = {&message, sizeof message};
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } attached;
+    struct msghdr envelope = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = &attached, .msg_controllen = sizeof attached};
+    ssize_t size = recvmsg(PYHA_CONTROL_FD, &envelope, MSG_CMSG_CLOEXEC);
+    if (size < 0 && errno == EINTR)
+        return;
+    if (size != sizeof message)
+        _exit(0);
+    struct cmsghdr *header = CMSG_FIRSTHDR(&envelope);
+    int memory = -1;
+    if (header && header->cmsg_type == SCM_RIGHTS)
+        memcpy(&memory, CMSG_DATA(header), sizeof memory);
+    if (message.wish == PYHA_FORGET)
+        forget(message.arena);
+    else if (memory >= 0)
+        take(message.arena, memory, message.wish == PYHA_SERVE);
+}
+
+/* Secrets pass through this process: no debugger of the same user, no core file. */
+static void seclude(void)
+{
+    struct rlimit limit = {0, 0};
+    prctl(PR_SET_DUMPABLE, 0);
+    setrlimit(RLIMIT_CORE, &limit);
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0) {
+        limit.rlim_cur = limit.rlim_max;
+        setrlimit(RLIMIT_MEMLOCK, &limit);
+    }
+}
+
+int main(int argc, char *argv[])
+{
+    struct pyha_hello hello = {.protocol = PYHA_PROTOCOL};
+    seclude();
+    if (argc < 2 || fcntl(PYHA_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PYHA_APPLICATION_FD, F_SETFD, FD_CLOEXEC) < 0) {
+        fputs("pyha-host is started by the pyha PKCS #11 module, not by hand\n", stderr);
+        return 2;
+    }
+    signal(SIGPIPE, SIG_IGN); /* modules that speak to a server die of it when the server is gone */
+    catch_fatal_signals();
+    start_watch();
+    if (pyha_module_load(&module, argv[1], RTLD_NOW | RTLD_LOCAL, NULL, hello.reason, sizeof hello.reason) == 0)
+        pyha_module_offers(&module, hello.offered);
+    if (send(PYHA_CONTROL_FD, &hello, sizeof hello, MSG_NOSIGNAL) < 0 || hello.reason[0])
+        _exit(1);
+    for (;;)
+        obey();
+}

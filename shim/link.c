@@ -1,0 +1,311 @@
+/*
+ * Links: their start, their end, the registry for fork (link.h). The calls are in arena.c.
+ *
+ * The application may close any descriptor at any time and reuse its number. So a descriptor is looked at before it is
+ * trusted, and losing one is the loss of the link: the helper ends by itself when the socket does.
+ */
+#define _GNU_SOURCE
+#include "link.h"
+
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/auxv.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+
+#include "guard.h"
+#include "spawn.h"
+
+extern char **environ;
+
+static pyha_link *links; /* guarded */
+
+int pyha_link_owned(const pyha_link *link)
+{
+    return link->owner == getpid();
+}
+
+static int is_our_socket(const pyha_link *link)
+{
+    struct stat found;
+    return link->control >= 0 && fstat(link->control, &found) == 0 && S_ISSOCK(found.st_mode) && found.st_ino == link->socket;
+}
+
+/* Whether `helper` still is the helper's pidfd. Only /proc tells; without it the number is believed. */
+static int is_our_helper(const pyha_link *link)
+{
+    char path[48], text[512];
+    if (link->helper < 0)
+        return 0;
+    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", link->helper);
+    int information = open(path, O_RDONLY | O_CLOEXEC);
+    if (information < 0)
+        return access("/proc/self", F_OK) < 0;
+    ssize_t size = read(information, text, sizeof text - 1);
+    close(information);
+    text[size > 0 ? size : 0] = '\0';
+    const char *line = strstr(text, "\nPid:");
+    long pid = line ? strtol(line + 5, NULL, 10) : 0;
+    return pid == link->pid || pid == -1; /* -1: it has ended */
+}
+
+int pyha_link_lost(pyha_link *link)
+{
+    if (atomic_load(&link->ended))
+        return 1;
+    if (link->local)
+        return 0;
+    /* Both: a child of the module may hold the socket open when the helper is gone. */
+    struct pollfd watched[2] = {{.fd = link->control, .events = POLLIN}, {.fd = link->helper, .events = POLLIN}};
+    if (is_our_socket(link) && poll(watched, 2, 0) <= 0)
+        return 0;
+    atomic_store(&link->ended, 1);
+    return 1;
+}
+
+void pyha_link_pause(pyha_link *link, short events)
+{
+    struct pollfd watched[2] = {{.fd = link->control, .events = events}, {.fd = link->helper, .events = POLLIN}};
+    poll(watched, 2, (int)(PYHA_SLICE * 1000));
+}
+
+int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descriptor)
+{
+    struct pyha_message message = {wish, arena};
+    struct iovec content = {&message, sizeof message};
+    union {
+        struct cmsghdr header;
+        char room[CMSG_SPACE(sizeof(int))];
+    } attached = {0};
+    struct msghdr envelope = {.msg_iov = &content, .msg_iovlen = 1};
+    if (descriptor >= 0) {
+        envelope.msg_control = &attached;
+        envelope.msg_controllen = sizeof attached;
+        attached.header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        memcpy(CMSG_DATA(&attached.header), &descriptor, sizeof descriptor);
+    }
+    if (!is_our_socket(link))
+        return EPIPE;
+    return sendmsg(link->control, &envelope, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
+}
+
+int pyha_link_offers(const pyha_link *link, uint32_t index)
+{
+    return index < PYHA_FUNCTIONS && link->offered[index / 64] >> index % 64 & 1;
+}
+
+int pyha_link_alive(pyha_link *link)
+{
+    return !pyha_link_lost(link);
+}
+
+/* Closes what is still ours. Guarded. */
+static void give_up_descriptors(pyha_link *link)
+{
+    if (is_our_socket(link))
+        close(link->control);
+    if (is_our_helper(link))
+        close(link->helper);
+    link->control = link->helper = -1;
+}
+
+int pyha_link_close(pyha_link *link)
+{
+    sigset_t saved;
+    if (!pyha_link_owned(link))
+        return 0;
+    pyha_guard_enter(&saved);
+    atomic_store(&link->ended, 1);
+    /* The shutdown reaches a helper that kill() may no longer touch, and one whose socket a forked process copied. */
+    if (is_our_socket(link))
+        shutdown(link->control, SHUT_RDWR);
+    if (is_our_helper(link))
+        pidfd_send_signal(link->helper, SIGKILL, NULL, 0);
+    give_up_descriptors(link);
+    for (pyha_arena *arena = link->arenas; arena && !link->local; arena = arena->next)
+        pyha_futex_wake(&arena->shared->reply);
+    pyha_guard_leave(&saved);
+    return 1;
+}
+
+static void enroll(pyha_link *link)
+{
+    link->next = links;
+    links = link;
+}
+
+void pyha_link_unref(pyha_link *link)
+{
+    sigset_t saved;
+    if (atomic_fetch_sub(&link->users, 1) != 1)
+        return;
+    pyha_guard_enter(&saved);
+    for (pyha_link **place = &links; *place; place = &(*place)->next)
+        if (*place == link) {
+            *place = link->next;
+            break;
+        }
+    pyha_guard_leave(&saved);
+    free(link);
+}
+
+void pyha_link_drop(pyha_link *link)
+{
+    pyha_link_close(link);
+    pyha_link_unref(link);
+}
+
+void pyha_links_disown(void)
+{
+    for (pyha_link *link = links; link; link = link->next) {
+        atomic_store(&link->ended, 1);
+        give_up_descriptors(link);
+    }
+}
+
+static pyha_link *new_link(char *reason, size_t room)
+{
+    /* A module of modules (p11-kit-proxy) may lead a helper back to us: it would start helpers without end. */
+    const char *running = (const char *)getauxval(AT_EXECFN);
+    size_t length = running ? strlen(running) : 0, suffix = sizeof "/pyha-host" - 1;
+    if (length >= suffix && strcmp(running + length - suffix, "/pyha-host") == 0) {
+        snprintf(reason, room, "this process is itself a member's helper: a member cannot lead back to a group");
+        return NULL;
+    }
+    pyha_link *link = calloc(1, sizeof *link);
+    if (!link) {
+        snprintf(reason, room, "out of memory");
+        return NULL;
+    }
+    atomic_init(&link->users, 1);
+    link->owner = getpid();
+    link->control = link->helper = -1;
+    return link;
+}
+
+/* The application's environment with `settings` over it; one block, to be freed. The strings are borrowed. */
+static char **merged(char **settings)
+{
+    size_t inherited = 0, added = 0, count = 0;
+    while (environ && environ[inherited])
+        inherited++;
+    while (settings[added])
+        added++;
+    char **result = calloc(inherited + added + 1, sizeof *result);
+    for (size_t i = 0; result && i < inherited; i++) {
+        size_t j = 0;
+        while (j < added && strncmp(settings[j], environ[i], strcspn(settings[j], "=") + 1) != 0)
+            j++;
+        if (j == added)
+            result[count++] = environ[i];
+    }
+    for (size_t j = 0; result && j < added; j++)
+        result[count++] = settings[j];
+    return result;
+}
+
+/* Descriptors and process; guarded, so that a fork finds them whole. An errno. */
+static int start_helper(pyha_link *link, const char *program, char *const argv[], char *const envp[])
+{
+    int pair[2];
+    struct stat found;
+    struct pyha_spawned spawned = {-1, -1};
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+        return errno;
+    int application = pidfd_open(getpid(), 0);
+    int error = application < 0 || fstat(pair[0], &found) < 0 ? errno : 0;
+    if (!error)
+        error = pyha_spawn(&spawned, program, argv, envp, pair[1], application);
+    close(pair[1]);
+    if (application >= 0)
+        close(application);
+    if (error) {
+        close(pair[0]);
+        return error;
+    }
+    link->control = pair[0];
+    link->socket = found.st_ino;
+    link->helper = spawned.pidfd;
+    link->pid = spawned.pid;
+    return 0;
+}
+
+/* Waits for the helper's one message. */
+static int hear_hello(pyha_link *link, const char *module, double deadline, char *reason, size_t room)
+{
+    struct pyha_hello hello;
+    ssize_t size;
+    while ((size = is_our_socket(link) ? recv(link->control, &hello, sizeof hello, MSG_DONTWAIT) : 0) < 0) {
+        if (errno != EAGAIN && errno != EINTR)
+            break;
+        if (pyha_now() >= deadline) {
+            snprintf(reason, room, "the helper for %s did not load it in time", module);
+            return -1;
+        }
+        pyha_link_pause(link, POLLIN);
+    }
+    if (size <= 0)
+        snprintf(reason, room, "the helper for %s ended while loading it", module);
+    else if (size != sizeof hello || hello.protocol != PYHA_PROTOCOL)
+        snprintf(reason, room, "the helper program is not of this version: restart the application after an update");
+    else if (hello.reason[0])
+        snprintf(reason, room, "%.*s", PYHA_REASON, hello.reason);
+    else {
+        memcpy(link->offered, hello.offered, sizeof link->offered);
+        return 0;
+    }
+    return -1;
+}
+
+pyha_link *pyha_link_start(const char *program, const char *module, const char *title, char **environment,
+                           double deadline, char *reason, size_t room)
+{
+    char *argv[] = {"pyha-host", (char *)module, *title ? (char *)title : NULL, NULL};
+    sigset_t saved;
+    pyha_link *link = new_link(reason, room);
+    if (!link)
+        return NULL;
+    char **envp = merged(environment);
+    int error = ENOMEM;
+    if (envp) {
+        pyha_guard_enter(&saved);
+        error = start_helper(link, program, argv, envp);
+        if (!error)
+            enroll(link);
+        pyha_guard_leave(&saved);
+        free(envp);
+    }
+    if (error)
+        snprintf(reason, room, "cannot start the helper program %s: %s", program, strerrordesc_np(error));
+    if (!error && hear_hello(link, module, deadline, reason, room) == 0)
+        return link;
+    pyha_link_drop(link);
+    return NULL;
+}
+
+pyha_link *pyha_link_load(const char *module, char *reason, size_t room)
+{
+    sigset_t saved;
+    pyha_link *link = new_link(reason, room);
+    if (!link)
+        return NULL;
+    link->local = 1;
+    /* DEEPBIND: the module must find its own C_ functions, not those that this object exports. */
+    int flags = RTLD_NOW | RTLD_LOCAL | RTLD_DEEPBIND;
+    if (pyha_module_load(&link->module, module, flags, (void *)(uintptr_t)pyha_link_load, reason, room) < 0) {
+        free(link);
+        return NULL;
+    }
+    pyha_module_offers(&link->module, link->offered);
+    pyha_guard_enter(&saved);
+    enroll(link);
+    pyha_guard_leave(&saved);
+    return link;
+}

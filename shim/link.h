@@ -1,0 +1,110 @@
+/*
+ * A link runs the functions of one vendor's module: in a helper process (link.c), or in this process (pyha_link_load).
+ * An arena (arena.c) is memory that carries a call's arguments to it.
+ *
+ * Knows processes, descriptors and shared memory. Knows nothing of Cryptoki: a call is an index, ten words, a result.
+ * Deadlines are seconds of CLOCK_MONOTONIC. Nothing here is called with Python's lock held.
+ */
+#ifndef PYHA_LINK_H
+#define PYHA_LINK_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "module.h"
+#include "protocol.h"
+
+enum {
+    PYHA_DONE = 0,
+    PYHA_DEAD,    /* the helper is gone, or the link was closed */
+    PYHA_CULPRIT, /* the same, and the helper named this call as the one it died in */
+    PYHA_LATE,    /* the deadline passed; the arena must not be used again */
+    PYHA_FULL     /* this process or the helper has no memory, descriptor or thread left for another arena */
+};
+
+typedef struct pyha_link pyha_link;
+typedef struct pyha_arena pyha_arena;
+
+struct pyha_arena {
+    uint64_t *words;   /* PYHA_WORDS of them: a call's arguments */
+    uint8_t *here;     /* the memory, at our address */
+    uint64_t there;    /* the same byte at the module's address */
+    uint64_t capacity; /* bytes */
+    uint64_t rv;       /* result of the last call that was done */
+
+    pyha_link *link;
+    pyha_arena *next; /* guarded */
+    struct pyha_shared *shared;
+    size_t mapped;
+    uint32_t number; /* of the last call; never read back from shared memory */
+    uint32_t identity;
+    int serves; /* a thread of the helper waits for calls here */
+};
+
+struct pyha_link {
+    pyha_link *next;     /* guarded: the registry */
+    pyha_arena *arenas;  /* guarded */
+    atomic_uint users;   /* whoever has the link, and each arena: memory outlives the last of them */
+    atomic_int ended;    /* no further call; set once */
+    pid_t owner;         /* a forked child inherits the structure, not the link */
+    int control, helper; /* the socket and the helper's pidfd; -1 once given up. Changed under the guard */
+    ino_t socket;        /* an application may close our descriptors and reuse their numbers: which one is ours */
+    pid_t pid;           /* likewise; never used to send a signal */
+    uint32_t identities; /* guarded */
+    int local;
+    struct pyha_module module; /* local link only */
+    uint64_t offered[2];
+};
+
+/*
+ * Starts `program` (absolute path) for `module`. `environment`: NULL-terminated NAME=value settings over those of the
+ * application. `title`: shown by ps; may be empty. NULL: one sentence is in `reason`.
+ */
+pyha_link *pyha_link_start(const char *program, const char *module, const char *title, char **environment,
+                           double deadline, char *reason, size_t room);
+
+/* Loads `module` into this process. NULL: one sentence is in `reason`. */
+pyha_link *pyha_link_load(const char *module, char *reason, size_t room);
+
+int pyha_link_offers(const pyha_link *link, uint32_t index);
+
+/* Looks, without waiting. 0: gone, for good. */
+int pyha_link_alive(pyha_link *link);
+
+/* Ends the helper at once and wakes every waiting call. Never waits; again and again is fine. 0 in a forked child. */
+int pyha_link_close(pyha_link *link);
+
+/* Gives up the reference that start or load returned; closes the link. */
+void pyha_link_drop(pyha_link *link);
+
+/*
+ * Makes an arena of at least `capacity` bytes; `serves`: calls can be made through it. PYHA_DONE, _DEAD, _LATE, _FULL.
+ */
+int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadline, pyha_arena **made);
+
+/* Calls function `index` with `arena->words`; the result is in `arena->rv`. PYHA_DONE, _DEAD, _CULPRIT or _LATE. */
+int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline);
+
+void pyha_arena_wipe(pyha_arena *arena, uint64_t used);
+
+/* Unmaps it. `idle`: no call can still be using it, the helper may unmap it too. */
+void pyha_arena_drop(pyha_arena *arena, int idle);
+
+/* Between link.c and arena.c. */
+double pyha_now(void);
+int pyha_link_lost(pyha_link *link);
+int pyha_link_owned(const pyha_link *link);
+void pyha_link_unref(pyha_link *link);
+/* Waits until the control socket may take a message, the helper is gone, or a slice is over. */
+void pyha_link_pause(pyha_link *link, short events);
+/* sendmsg without blocking, guarded by the caller; `descriptor` -1: none. 0, or an errno. */
+int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descriptor);
+
+/* In a forked child: closes its copies of descriptors and ends every link there. The parent's are untouched. */
+void pyha_links_disown(void);
+
+#define PYHA_SLICE 0.020 /* seconds: how long a dead helper may go unnoticed */
+
+#endif

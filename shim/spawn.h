@@ -1,0 +1,23 @@
+/*
+ * Starting a helper program that the application never sees as a child of its own.
+ *
+ * Knows processes and descriptors; nothing of links or modules.
+ */
+#ifndef PYHA_SPAWN_H
+#define PYHA_SPAWN_H
+
+#include <sys/types.h>
+
+struct pyha_spawned {
+    pid_t pid; /* to recognise `pidfd` by, never to send a signal to */
+    int pidfd;
+};
+
+/*
+ * Runs `path` with `argv` and `envp`; its descriptors: 0 and 1 are /dev/null, 2 the application's, then `control` and
+ * `application` at their fixed numbers (protocol.h), none else. 0, or an errno. The caller holds the guard (guard.h):
+ * signals are blocked, and no fork can see the descriptors half opened.
+ */
+int pyha_spawn(struct pyha_spawned *spawned, const char *path, char *const argv[], char *const envp[], int control, int application);
+
+#endif
