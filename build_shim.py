@@ -5,8 +5,6 @@ the hook at the end. It knows the table (pyha.cryptoki), the C sources in shim/ 
 call means. Nothing is compiled again that did not change.
 """
 
-from __future__ import annotations
-
 import argparse
 import fcntl
 import hashlib
@@ -162,7 +160,7 @@ class Python:
     sites: tuple[str, ...]
 
     @staticmethod
-    def running() -> Python:
+    def running() -> "Python":
         """The interpreter that runs this file. BuildError where it has no shared library or no headers."""
 
         def variable(name: str) -> str:
@@ -180,7 +178,7 @@ class Python:
         if not Path(include, "Python.h").exists():
             raise BuildError(f"The headers of Python {version} are not at {include}: install python{version}-dev.")
         paths = sysconfig.get_paths()
-        library = dict.fromkeys((paths["stdlib"], paths["platstdlib"], variable("DESTSHARED")))
+        library = (paths["stdlib"], variable("DESTSHARED"))
         return Python(
             version=version,
             executable=executable,

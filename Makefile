@@ -1,0 +1,63 @@
+# Each target installs by itself what it needs: Debian packages through apt, a virtual environment, the build.
+
+SHELL := /bin/bash
+BIN := .venv/bin
+PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev opensc openssl p11-kit \
+            python3 python3-dev python3-venv softhsm2
+
+.PHONY: help demo test check build clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+
+demo: build ## an unmodified pkcs11-tool over three tokens, and the loss of one of them
+	$(BIN)/python conformance/demo.py
+
+test: check build ## all checks, then all tests
+	$(BIN)/python -m pytest
+
+check: .stamps/venv build ## ruff, its format, and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+build: .stamps/venv ## build/pyha-pkcs11.so and build/pyha-host
+	@$(BIN)/python build_shim.py
+
+clean: ## removes everything that was made here
+	rm -rf build dist .venv .stamps .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# apt only where something is missing, sudo only where it is needed.
+.stamps/packages: Makefile
+	@mkdir -p .stamps
+	@missing=; for package in $(PACKAGES); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=" $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    command -v apt-get >/dev/null || { echo "Needed and not here:$$missing" >&2; exit 1; }; \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    $$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends $$missing; \
+	fi
+	@touch $@
+
+# The first Python that can be embedded: 3.11 or newer, with a shared libpython and its headers. Or name one: make PYTHON=...
+define EMBEDDABLE
+import os, sys, sysconfig
+value = lambda name: str(sysconfig.get_config_var(name) or '')
+library = os.path.join(value('LIBDIR'), value('INSTSONAME'))
+header = os.path.join(sysconfig.get_paths()['include'], 'Python.h')
+good = sys.version_info >= (3, 11) and '.so' in library and os.path.exists(library) and os.path.exists(header)
+sys.exit(not good)
+endef
+export EMBEDDABLE
+
+.stamps/venv: pyproject.toml .stamps/packages
+	@for python in $(PYTHON) python3 /usr/bin/python3; do \
+	    if $$python -c "$$EMBEDDABLE" 2>/dev/null; then break; fi; python=; \
+	done; \
+	test -n "$$python" || { echo "No Python 3.11 or newer with a shared libpython and its headers was found." >&2; exit 1; }; \
+	test -x $(BIN)/python || $$python -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
