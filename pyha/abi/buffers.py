@@ -101,7 +101,7 @@ class OutBytes(Form):
     """Buffer and pointer to its length: (length, bytes), bytes None where there are none or they went to `Out.memory`.
 
     A caller may offer more than is believed (OUT_LIMIT and what the call takes in). A result that is truly longer
-    than that answers CKR_HOST_MEMORY: CKR_BUFFER_TOO_SMALL with a length below the offered one would make it try for ever.
+    than that answers CKR_HOST_MEMORY: CKR_BUFFER_TOO_SMALL with less than was offered would make it try for ever.
     """
 
     room: ClassVar[int] = 16

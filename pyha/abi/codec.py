@@ -100,7 +100,9 @@ class Codec:
         order = sorted((pair for pair in numbered if type(pair[1]) is not Word), key=lambda pair: not pair[1].returns)
         self._spans = tuple((form.span, position) for position, form in order if form.varies)
         self._writers = tuple((form.write, position) for position, form in order)
-        self._readers = tuple((form.read, _following(form, order), position) for position, form in order if form.returns)
+        self._readers = tuple(
+            (form.read, _following(form, order), position) for position, form in order if form.returns
+        )
         self._encoders = tuple((form.encode, position) for position, form in order if form.returns)
 
     def decode(self, arguments: Any) -> list[Any]:
@@ -161,7 +163,7 @@ class Codecs:
     """The codec of each function, made at first use. `mechanisms`: those whose parameters may travel."""
 
     def __init__(self, mechanisms: Mapping[int, MechanismRow] = MECHANISMS) -> None:
-        self._mechanisms = mechanisms
+        self.mechanisms = mechanisms
         self._codecs: list[Codec | None] = [None] * len(FUNCTIONS)
 
     def of(self, function: Function) -> Codec:
@@ -169,7 +171,7 @@ class Codecs:
         codec = self._codecs[function.index]
         if codec is None:
             # Two threads may both make one: they are alike, and the loser's is dropped.
-            codec = self._codecs[function.index] = Codec(function, self._mechanisms)
+            codec = self._codecs[function.index] = Codec(function, self.mechanisms)
         return codec
 
 

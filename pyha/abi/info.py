@@ -39,6 +39,31 @@ def size_of(kind: type) -> int:
     return _LAYOUTS[kind].size
 
 
+def unpack_info(raw: bytes) -> Info:
+    """CK_INFO; see `unpack`."""
+    return unpack(Info, raw)
+
+
+def unpack_slot_info(raw: bytes) -> SlotInfo:
+    """CK_SLOT_INFO; see `unpack`."""
+    return unpack(SlotInfo, raw)
+
+
+def unpack_token_info(raw: bytes) -> TokenInfo:
+    """CK_TOKEN_INFO; see `unpack`."""
+    return unpack(TokenInfo, raw)
+
+
+def unpack_session_info(raw: bytes) -> SessionInfo:
+    """CK_SESSION_INFO; see `unpack`."""
+    return unpack(SessionInfo, raw)
+
+
+def unpack_mechanism_info(raw: bytes) -> MechanismInfo:
+    """CK_MECHANISM_INFO; see `unpack`."""
+    return unpack(MechanismInfo, raw)
+
+
 def unpack(kind: type[T], raw: bytes) -> T:
     """The structure's bytes as a `kind`. Text that is not UTF-8 has U+FFFD in its place; padding, be it blanks or
     NULs, is dropped. Raises struct.error for bytes of another size."""

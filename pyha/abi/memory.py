@@ -39,7 +39,7 @@ class Refused(Exception):
 
 
 class Malformed(Exception):
-    """A member answered what cannot be, such as a length beyond its buffer. The text is one sentence without contents."""
+    """A member answered what cannot be, such as a length beyond its buffer. The text is a sentence without contents."""
 
 
 def aligned(size: int) -> int:
@@ -55,6 +55,12 @@ def pointer_to(address: int) -> Any:
 def view(address: int, size: int) -> Any:
     """A Buffer over `size` bytes at an address of this process, valid as long as that memory is."""
     return _buffer(_cast(_BYTES, address), size)
+
+
+def memory_bytes(pointer: Any, size: int) -> bytes:
+    """A copy of `size` bytes behind a cdata pointer, such as what a call put into `Out.memory`."""
+    copied: bytes = _buffer(pointer, size)[:]
+    return copied
 
 
 def address_of(pointer: Any) -> int:

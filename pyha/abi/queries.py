@@ -82,14 +82,15 @@ def _queries(entries: bytes, budget: Budget, depth: int) -> Queries:
             queries.append(Query(kind, None))
             continue
         memory = pointer_to(address)
+        nested = None
         if is_array(kind):
             count = array_count(length, depth, CKR_ARGUMENTS_BAD)
             budget.take(count, 0)
-            queries.append(Query(kind, length, _queries(entries_of(memory, count), budget, depth + 1), memory))
-        else:
-            capacity = length if length < OUT_LIMIT else OUT_LIMIT
-            budget.take(0, capacity)
-            queries.append(Query(kind, capacity, None, memory))
+            nested = _queries(entries_of(memory, count), budget, depth + 1)
+        elif length > OUT_LIMIT:
+            length = OUT_LIMIT
+        budget.take(0, length)
+        queries.append(Query(kind, length, nested, memory))
     return tuple(queries)
 
 

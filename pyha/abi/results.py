@@ -1,6 +1,6 @@
 """The forms of numbers that a call returns: one handle or size, the objects found, the lists of slots and mechanisms.
 
-Knows C memory; knows no function, member or session. Source: PKCS #11 Base Specification 2.40, sections 5.2 and 5.4 to 5.7.
+Knows C memory; knows no function, member or session. Source: PKCS #11 Base Specification 2.40, sections 5.2 to 5.7.
 """
 
 from struct import pack_into, unpack_from
@@ -58,7 +58,8 @@ class OutObjects(Form):
     returns: ClassVar[bool] = True
 
     def decode(self, fields: tuple[Any, ...]) -> int:
-        return min(fields[self.at + 1], COUNT_LIMIT)
+        room: int = fields[self.at + 1]
+        return min(room, COUNT_LIMIT)
 
     def span(self, value: int) -> int:
         return aligned(value * WORD.size)
@@ -121,9 +122,7 @@ class OutList(Form):
             raise Malformed(f"{self.label}: {count} entries reported for room of {value}.")
         return count, unpack_from(f"@{count}Q", memory, offset)
 
-    def encode(
-        self, struct: Any, value: int | None, result: tuple[int, tuple[int, ...] | None] | None, rv: int
-    ) -> int:
+    def encode(self, struct: Any, value: int | None, result: tuple[int, tuple[int, ...] | None] | None, rv: int) -> int:
         if result is None or (rv != CKR_OK and rv != CKR_BUFFER_TOO_SMALL):
             return rv
         count, entries = result

@@ -12,8 +12,7 @@ from struct import Struct
 from typing import Any, ClassVar
 
 from pyha.abi.form import Form
-from pyha.abi.memory import COUNT_LIMIT, LENGTH_LIMIT, UNAVAILABLE, Refused, aligned, pointer_to, view
-from pyha.abi.native import ffi
+from pyha.abi.memory import COUNT_LIMIT, LENGTH_LIMIT, UNAVAILABLE, Refused, aligned, memory_bytes, pointer_to, view
 from pyha.cryptoki.constants import CKA_ALLOWED_MECHANISMS, CKR_ARGUMENTS_BAD, CKR_ATTRIBUTE_VALUE_INVALID
 from pyha.cryptoki.values import Attribute, Template
 
@@ -38,8 +37,7 @@ def is_array(attribute: int) -> bool:
 
 def entries_of(pointer: Any, count: int) -> bytes:
     """One copy of an array of CK_ATTRIBUTE, so that what is checked is what is used."""
-    copied: bytes = ffi.buffer(pointer, count * ENTRY.size)[:]
-    return copied
+    return memory_bytes(pointer, count * ENTRY.size)
 
 
 class Budget:
@@ -88,7 +86,7 @@ def _template(entries: bytes, budget: Budget, depth: int) -> Template:
         if length >= LENGTH_LIMIT or (length and not address):
             raise Refused(CKR_ARGUMENTS_BAD if LENGTH_LIMIT <= length < UNAVAILABLE else CKR_ATTRIBUTE_VALUE_INVALID)
         value: Any
-        if kind & _ARRAY and is_array(kind):
+        if is_array(kind):
             count = array_count(length, depth, CKR_ATTRIBUTE_VALUE_INVALID)
             budget.take(count, 0)
             value = _template(entries_of(pointer_to(address), count), budget, depth + 1) if count else ()
@@ -102,7 +100,7 @@ def _template(entries: bytes, budget: Budget, depth: int) -> Template:
 
 
 def array_count(length: int, depth: int, broken: int) -> int:
-    """How many attributes a nested array of `length` bytes has. Raises Refused, with `broken` where it is no whole number."""
+    """How many attributes a nested array of `length` bytes has. Raises Refused, `broken` where it is not whole."""
     count, rest = divmod(length, ENTRY.size)
     if rest:
         raise Refused(broken)

@@ -1,7 +1,7 @@
 """What C_GetInfo, C_GetSlotInfo, C_GetTokenInfo, C_GetSessionInfo and C_GetMechanismInfo tell, as plain values.
 
-Pure data. Text is without its blank padding; versions are (major, minor); `flags` are the CKF_ bits as they are. Counts and
-sizes may be CK_UNAVAILABLE_INFORMATION (2**64 - 1) or CK_EFFECTIVELY_INFINITE (0), and are kept so.
+Pure data. Text is without its blank padding; versions are (major, minor); `flags` are the CKF_ bits as they are. Counts
+and sizes may be CK_UNAVAILABLE_INFORMATION (2**64 - 1) or CK_EFFECTIVELY_INFINITE (0), and are kept so.
 
 Source: PKCS #11 Base Specification 2.40, sections 3.1 to 3.4.
 """

@@ -61,14 +61,13 @@ class Region:
 class Parameter:
     """A mechanism's parameter. `raw`: the structure as the application gave it. `regions`: what its pointers point
     to (a NULL pointer has none). `handles`: offsets of object handles in `raw`. `back`: (offset, size) of plain
-    fields of `raw` that the module may write and that are copied back to `memory` after CKR_OK. `back_handles`: offsets of
-    object handles that the module writes. `memory`: the application's structure (cdata), None where the call is our own."""
+    fields of `raw` that the module may write and that are copied back to `memory` after CKR_OK. `memory`: the
+    application's structure (cdata), None where the call is our own."""
 
     raw: Buffer = field(repr=False)
     regions: tuple[Region, ...] = ()
     handles: tuple[int, ...] = ()
     back: tuple[tuple[int, int], ...] = ()
-    back_handles: tuple[int, ...] = ()
     memory: Any = None
 
 
