@@ -229,7 +229,7 @@ def paths_header(target: Target) -> str:
 def start_header() -> str:
     """start.h: shim/start.py as a C string."""
     lines = (SHIM / "start.py").read_text().splitlines()
-    return "#define PYHA_START \\\n" + " \\\n".join(f"    {json.dumps(line)} \"\\n\"" for line in lines) + "\n"
+    return "#define PYHA_START \\\n" + " \\\n".join(f'    {json.dumps(line)} "\\n"' for line in lines) + "\n"
 
 
 # --- Compiling --------------------------------------------------------------------------------------------------
@@ -310,7 +310,8 @@ def build(target: Target) -> tuple[Path, Path]:
         jobs: list[tuple[Path, tuple[str, ...]]] = [(work / "_pyha.c", _CFFI_WARNINGS), (work / "functions.c", ())]
         jobs += [(source, ()) for source in written]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-            made = dict(zip((source for source, _ in jobs), pool.map(lambda job: compiled(job[0], *job[1]), jobs)))
+            results = pool.map(lambda job: compiled(job[0], *job[1]), jobs)
+            made = {source: output for (source, _), output in zip(jobs, results, strict=True)}
 
         objects = [path for source, path in made.items() if not source.match("host*.c")]
         link = [*compiler, "-shared", *map(str, objects), *_LINK, "-Wl,-Bsymbolic", "-Wl,-z,nodelete", "-Wl,-z,defs"]

@@ -25,8 +25,9 @@ def start():
         extend([PACKAGES])
     if not importable("_cffi_backend"):
         extend(SITES)
-    import _cffi_backend  # noqa: F401  (imported before the lock below is taken: create_extension() needs it)
     import _imp
+
+    import _cffi_backend  # noqa: F401  (imported before the lock below is taken: create_extension() needs it)
 
     _imp.acquire_lock()
     try:
@@ -39,6 +40,7 @@ def start():
     if loaded != OWN_PATH:
         return f"this process already uses another build of this module, {loaded}"
     import os
+
     import pyha
 
     found = os.path.dirname(os.path.realpath(pyha.__file__))
