@@ -191,7 +191,16 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
     return PYHA_DONE;
 }
 
-void pyha_arena_drop(pyha_arena *arena, int idle)
+void pyha_arena_forget(pyha_arena *arena)
+{
+    sigset_t saved;
+    pyha_guard_enter(&saved);
+    if (!arena->link->local && !atomic_load(&arena->link->ended))
+        pyha_link_send(arena->link, PYHA_FORGET, arena->identity, -1);
+    pyha_guard_leave(&saved);
+}
+
+void pyha_arena_drop(pyha_arena *arena)
 {
     pyha_link *link = arena->link;
     sigset_t saved;
@@ -201,9 +210,6 @@ void pyha_arena_drop(pyha_arena *arena, int idle)
             *place = arena->next;
             break;
         }
-    /* A thread that serves stays with its arena for the helper's life. */
-    if (idle && !arena->serves && !link->local && !atomic_load(&link->ended))
-        pyha_link_send(link, PYHA_FORGET, arena->identity, -1);
     pyha_guard_leave(&saved);
     /* In a forked child the mapping was never there, and its address may be someone else's by now. */
     if (link->local || pyha_link_owned(link))

@@ -89,8 +89,11 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline);
 
 void pyha_arena_wipe(pyha_arena *arena, uint64_t used);
 
-/* Unmaps it. `idle`: no call can still be using it, the helper may unmap it too. */
-void pyha_arena_drop(pyha_arena *arena, int idle);
+/* Lets the helper unmap an arena that serves no calls and that none uses; it is of no use afterwards. */
+void pyha_arena_forget(pyha_arena *arena);
+
+/* Unmaps it here. */
+void pyha_arena_drop(pyha_arena *arena);
 
 /* Between link.c and arena.c. */
 double pyha_now(void);

@@ -1,0 +1,279 @@
+"""Links: how a function of a vendor's module is run - in a helper process, or in this one.
+
+Knows arenas (memory that both sides see), who may use one when, and the three ways a call can end without an answer.
+Knows nothing of what a call means; the C side (shim/link.h, shim/arena.c) knows the process and the shared memory.
+Python's lock is never held while a call is out: cffi releases it around every function of `lib`.
+"""
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from pyha.abi.native import ffi, lib
+
+_HEAD = 256  # bytes of every arena that are the link's own (shim/protocol.h)
+_ORDINARY = (64 << 10) - _HEAD  # bytes; nearly every call fits
+_SPARE = 2  # larger memories that are kept for the next large call
+_SPARE_CAPACITY = 16 << 20  # bytes; anything larger is given back at once
+_REASON = 512
+_ZEROS = bytes(4096)
+_UNLIMITED = 1 << 30  # places of a link without threads of its own
+_HELPER = b"pyha-host"
+
+
+class LinkDead(Exception):
+    """The helper is gone, or the link was closed. `culprit`: the helper named this very call as the one it died in."""
+
+    def __init__(self, culprit: bool = False) -> None:
+        super().__init__("the helper died in this call" if culprit else "the helper is gone")
+        self.culprit = culprit
+
+
+class LinkLate(Exception):
+    """The deadline passed. Whatever the call still does is not seen any more; the link has to be closed."""
+
+
+class LinkFailed(Exception):
+    """The link could not be started; the text is one sentence without secrets."""
+
+
+class Arena:
+    """Memory for one call at a time, leased from a link.
+
+    `here`: cdata 'uint8_t *', our address; `there`: int, the callee's address of the same byte; `capacity`: bytes;
+    `words`: cdata 'uint64_t[10]', the call's arguments, to be filled before `Link.invoke`.
+    """
+
+    __slots__ = ("_memory", "_place", "_server", "_spoiled", "capacity", "here", "there", "words")
+
+    def __init__(self, memory: Any, place: "Arena | None" = None) -> None:
+        """`memory`: C's arena. `place`: the arena whose thread serves this one, where it has none of its own."""
+        self._memory = memory
+        self._place = place or self
+        self._server = self._place._memory
+        self._spoiled = False  # a call that did not end may still write here
+        self.here = memory.here
+        self.there: int = memory.there
+        self.capacity: int = memory.capacity
+        self.words = ffi.cast("uint64_t(*)[10]", self._server.words)[0]
+
+
+class Link(Protocol):
+    """One module, and the way to call it. Threads may share it. Deadlines: seconds of time.monotonic()."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether calls can still be made. Looks at the helper; once False, always False."""
+
+    def arena(self, capacity: int, deadline: float) -> Arena:
+        """Leases an arena of at least `capacity` bytes, waiting for a place if `max_in_flight` are out.
+
+        Raises LinkDead, LinkLate, and MemoryError where this process or the helper has nothing left to make one of.
+        """
+
+    def release(self, arena: Arena, used: int) -> None:
+        """Wipes the first `used` bytes and gives the arena back. Once for each lease; never raises."""
+
+    def invoke(self, arena: Arena, index: int, deadline: float) -> int:
+        """Runs the function at `index` of the table with `arena.words`; its CK_RV.
+
+        CKR_FUNCTION_NOT_SUPPORTED where the module has none. Raises LinkDead, LinkLate.
+        """
+
+    def offers(self, index: int) -> bool:
+        """Whether the module has a function at `index` of the table."""
+
+    def close(self) -> None:
+        """Ends the helper at once; calls in flight raise LinkDead. Never waits; may be called again."""
+
+
+class _Waiter:
+    """A thread that waits for a place. `arena` is None when it is woken because the link has ended."""
+
+    __slots__ = ("arena", "woken")
+
+    def __init__(self) -> None:
+        self.arena: Arena | None = None
+        self.woken = threading.Lock()
+        self.woken.acquire()
+
+
+class _Link:
+    """Both links: they differ in C, and here in how they are opened."""
+
+    def __init__(self, handle: Any, max_in_flight: int) -> None:
+        # Memory is unmapped when the last who uses it lets go: our arenas hold C's, and those hold C's link.
+        self._handle = ffi.gc(handle, lib.pyha_link_drop)
+        self._offered = tuple(bool(lib.pyha_link_offers(handle, index)) for index in range(lib.PYHA_FUNCTIONS))
+        self._closed = False
+        self._idle: list[Arena] = []
+        self._lock = threading.Lock()  # for what follows; not needed while an arena is idle
+        self._waiting: deque[_Waiter] = deque()
+        self._places = max_in_flight
+        self._made = 0
+        self._spare: list[Any] = []
+
+    @property
+    def alive(self) -> bool:
+        return bool(lib.pyha_link_alive(self._handle))
+
+    def offers(self, index: int) -> bool:
+        return self._offered[index]
+
+    def arena(self, capacity: int, deadline: float) -> Arena:
+        place = self._lease(deadline)
+        if capacity <= place.capacity:
+            return place
+        try:
+            return Arena(self._large(capacity, deadline), place)
+        except BaseException:
+            self._give_back(place)
+            raise
+
+    def release(self, arena: Arena, used: int) -> None:
+        if used <= len(_ZEROS):
+            ffi.memmove(arena.here, _ZEROS, used)
+        else:
+            lib.pyha_arena_wipe(arena._memory, used)
+        if arena._spoiled or self._closed:
+            return
+        if arena._place is not arena:
+            self._put_aside(arena._memory)
+        self._give_back(arena._place)
+
+    def invoke(self, arena: Arena, index: int, deadline: float) -> int:
+        server = arena._server
+        outcome = lib.pyha_arena_call(server, index, deadline)
+        if outcome:
+            arena._spoiled = True
+            raise self._ended(outcome)
+        return int(server.rv)
+
+    def close(self) -> None:
+        self._closed = True
+        if lib.pyha_link_close(self._handle):  # else: a forked child, where nobody would ever release our lock
+            self._serve()
+            self._idle.clear()
+            self._spare.clear()
+
+    def _ended(self, outcome: int) -> LinkDead | LinkLate | MemoryError:
+        if outcome == lib.PYHA_LATE:
+            return LinkLate()
+        if outcome == lib.PYHA_FULL:
+            return MemoryError("no memory, descriptor or thread is left for another arena")
+        self._serve()
+        return LinkDead(outcome == lib.PYHA_CULPRIT)
+
+    def _make(self, capacity: int, serves: bool, deadline: float) -> Any:
+        made = ffi.new("pyha_arena **")
+        outcome = lib.pyha_arena_make(self._handle, capacity, serves, deadline, made)
+        if outcome:
+            raise self._ended(outcome)
+        return ffi.gc(made[0], lib.pyha_arena_drop)
+
+    # Places: an ordinary arena is a place. First come, first served.
+
+    def _lease(self, deadline: float) -> Arena:
+        if not self._waiting:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                pass
+        with self._lock:
+            grow = self._made < self._places and not self._waiting
+            self._made += grow
+        if grow:
+            try:
+                return Arena(self._make(_ORDINARY, True, deadline))
+            except BaseException as error:
+                with self._lock:
+                    self._made -= 1
+                if not isinstance(error, MemoryError) or not self._made:
+                    raise
+        return self._wait(deadline)
+
+    def _wait(self, deadline: float) -> Arena:
+        waiter = _Waiter()
+        with self._lock:
+            self._waiting.append(waiter)
+        self._serve()  # whoever gave an arena back a moment ago saw nobody waiting
+        if not waiter.woken.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
+            with self._lock:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                    raise LinkLate
+        if waiter.arena is None:
+            raise LinkDead
+        return waiter.arena
+
+    def _serve(self) -> None:
+        """Hands idle arenas to those who wait; wakes them all once the link has ended."""
+        ended = not self.alive
+        with self._lock:
+            while self._waiting and (ended or self._idle):
+                try:
+                    arena = None if ended else self._idle.pop()
+                except IndexError:  # somebody came between who saw nobody waiting
+                    return
+                waiter = self._waiting.popleft()
+                waiter.arena = arena
+                waiter.woken.release()
+
+    def _give_back(self, place: Arena) -> None:
+        self._idle.append(place)
+        if self._waiting:
+            self._serve()
+
+    # Large memories: each serves one call beside a place, then is kept or unmapped.
+
+    def _large(self, capacity: int, deadline: float) -> Any:
+        with self._lock:
+            for position, memory in enumerate(self._spare):
+                if memory.capacity >= capacity:
+                    return self._spare.pop(position)
+        return self._make((1 << (capacity + _HEAD - 1).bit_length()) - _HEAD, False, deadline)
+
+    def _put_aside(self, memory: Any) -> None:
+        with self._lock:
+            if memory.capacity <= _SPARE_CAPACITY and len(self._spare) < _SPARE:
+                self._spare.append(memory)
+                return
+        lib.pyha_arena_forget(memory)
+
+
+def _open(handle: Any, reason: Any, max_in_flight: int) -> Link:
+    if not handle:
+        raise LinkFailed(ffi.string(reason).decode(errors="replace"))
+    return _Link(handle, max_in_flight)
+
+
+def open_process(
+    module: str, environment: Mapping[str, str], deadline: float, max_in_flight: int = 64, title: str = ""
+) -> Link:
+    """Starts a helper process that loads `module` (absolute path) and waits until it has.
+
+    `environment`: settings over those of this process; `title`: shown to whoever lists processes. Raises LinkFailed.
+    """
+    program = os.path.join(os.path.dirname(ffi.string(lib.pyha_own_path())), _HELPER)
+    settings = [ffi.new("char[]", os.fsencode(f"{name}={value}")) for name, value in environment.items()]
+    reason = ffi.new("char[]", _REASON)
+    handle = lib.pyha_link_start(
+        program,
+        os.fsencode(module),
+        os.fsencode(title),
+        ffi.new("char *[]", [*settings, ffi.NULL]),
+        deadline,
+        reason,
+        _REASON,
+    )
+    return _open(handle, reason, max_in_flight)
+
+
+def open_local(module: str) -> Link:
+    """Loads `module` (absolute path) into this process: calls run on the caller's thread, without deadline or
+    protection, and `there` is `here`. Raises LinkFailed."""
+    reason = ffi.new("char[]", _REASON)
+    return _open(lib.pyha_link_load(os.fsencode(module), reason, _REASON), reason, _UNLIMITED)
