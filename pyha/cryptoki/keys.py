@@ -19,6 +19,7 @@ from pyha.cryptoki.constants import (
     CKA_COPYABLE,
     CKA_DECRYPT,
     CKA_DERIVE,
+    CKA_DERIVE_TEMPLATE,
     CKA_DESTROYABLE,
     CKA_EC_PARAMS,
     CKA_EC_POINT,
@@ -175,6 +176,7 @@ _UNWRAP: dict[int, tuple[int, ...]] = {
         CKA_ALLOWED_MECHANISMS,
         CKA_WRAP_TEMPLATE,
         CKA_UNWRAP_TEMPLATE,
+        CKA_DERIVE_TEMPLATE,
         *_PROTECTION,
         *_LAST,
     ),
@@ -185,6 +187,7 @@ _UNWRAP: dict[int, tuple[int, ...]] = {
         *USAGE[CKO_PRIVATE_KEY],
         CKA_ALLOWED_MECHANISMS,
         CKA_UNWRAP_TEMPLATE,
+        CKA_DERIVE_TEMPLATE,
         CKA_ALWAYS_AUTHENTICATE,
         *_PROTECTION,
         *_LAST,
@@ -194,7 +197,8 @@ _UNWRAP: dict[int, tuple[int, ...]] = {
 
 def settable_in_unwrap(key_class: int, key_type: int) -> tuple[int, ...]:
     """The attributes that a C_UnwrapKey template for such a key may name, in the order in which to name them; empty
-    where such a key cannot be unwrapped. CKA_VALUE_LEN and what a key's past says are not among them."""
+    where such a key cannot be unwrapped. Name those that the original shows: not every module knows every one, and
+    what it does not know it refuses. CKA_VALUE_LEN and what tells of the key's past are not among them."""
     row = KEY_TYPES.get(key_type)
     if row is not None and row.key_class != key_class:
         return ()
@@ -204,9 +208,9 @@ def settable_in_unwrap(key_class: int, key_type: int) -> tuple[int, ...]:
 def wrapping_for(key_class: int, key_type: int, value_length: int | None = None) -> int | None:
     """The mechanism whose wrapping gives back exactly this key; None where there is none.
 
-    `value_length`: bytes of a secret key's value; may be None where the type allows one length only, and for private keys.
-    CKM_AES_KEY_WRAP and CKM_AES_KEY_WRAP_PAD stand for an AES wrapping key; CKM_RSA_PKCS_OAEP for an RSA one, that must be
-    large enough for the value: (modulus - 2 * hash - 2) bytes.
+    `value_length`: bytes of a secret key's value; may be None where the type allows one length only, and for private
+    keys. CKM_AES_KEY_WRAP and CKM_AES_KEY_WRAP_PAD want an AES wrapping key, CKM_RSA_PKCS_OAEP an RSA one that is
+    large enough for the value: at most modulus - 2 * hash - 2, in bytes.
     """
     row = KEY_TYPES.get(key_type)
     if key_class == CKO_PRIVATE_KEY:

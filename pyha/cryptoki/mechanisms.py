@@ -1,10 +1,11 @@
 """The table of mechanisms: what each one's parameter is made of, and what key it makes where that is fixed.
 
-Pure data. A mechanism that is not here is not listed to applications and is refused with CKR_MECHANISM_INVALID, unless the
-configuration declares it: a pointer nobody knows of must not travel to another process. Left out on purpose are
-mechanisms that return object handles or pointers (key-and-MAC derivation of SSL3, TLS and WTLS, SP800-108 derivation, one-time
-passwords, whose "signature" is full of pointers), that make no key though they are derivations (TLS and WTLS PRF), whose
-parameter contains another mechanism (CMS, KIP) or pointers without a length (X3DH, X2RATCHET), and those of Fortezza.
+Pure data. A mechanism that is not here is not listed to applications and is refused with CKR_MECHANISM_INVALID,
+unless the configuration declares it: a pointer nobody knows of must not travel to another process. Left out on purpose
+are mechanisms that return object handles or pointers (key-and-MAC derivation of SSL3, TLS and WTLS, SP800-108
+derivation, one-time passwords, whose "signature" is full of pointers), that make no key though they are derivations
+(TLS and WTLS PRF), whose parameter contains another mechanism (CMS, KIP) or pointers without a length (X3DH,
+X2RATCHET), and those of Fortezza.
 
 Sources: PKCS #11 Current Mechanisms Specification 2.40 and 3.0, Historical Mechanisms Specification 2.40 and 3.0.
 """
@@ -350,6 +351,4 @@ _add_generation(
         "CKM_DSA_SHAWE_TAYLOR_PARAMETER_GEN": constants.CKK_DSA,
     },
 )
-_add_generation(
-    CKO_DOMAIN_PARAMETERS, (parameters.DSA_SEED_IN.layout(),), {"CKM_DSA_FIPS_G_GEN": constants.CKK_DSA}
-)
+_add_generation(CKO_DOMAIN_PARAMETERS, (parameters.DSA_SEED_IN.layout(),), {"CKM_DSA_FIPS_G_GEN": constants.CKK_DSA})

@@ -1,4 +1,4 @@
-"""The structures of mechanism parameters: their fields, and what those fields are to someone who must carry them elsewhere.
+"""The structures of mechanism parameters: their fields, and what those are to whoever must carry them elsewhere.
 
 Pure data. Knows where a structure has pointers, object handles and outputs, and computes each field's offset from the
 list of fields as a C compiler does for LP64 (CK_ULONG and pointers 8 bytes, aligned to 8); that is the only ABI that
@@ -43,7 +43,7 @@ class Pointer:
 
 
 LOWEST_ADDRESS = 0x10000
-"""No Linux process has memory below this (vm.mmap_min_addr); no password is this long."""
+"""Programs, heaps and stacks of Linux lie above this (Linux's default vm.mmap_min_addr); no password is this long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,9 +304,7 @@ RC5 = structure("CK_RC5_PARAMS", _word("ulWordsize"), _word("ulRounds"))
 RC5_CBC = structure(
     "CK_RC5_CBC_PARAMS", _word("ulWordsize"), _word("ulRounds"), _data("pIv", "ulIvLen"), _word("ulIvLen")
 )
-RC5_MAC_GENERAL = structure(
-    "CK_RC5_MAC_GENERAL_PARAMS", _word("ulWordsize"), _word("ulRounds"), _word("ulMacLength")
-)
+RC5_MAC_GENERAL = structure("CK_RC5_MAC_GENERAL_PARAMS", _word("ulWordsize"), _word("ulRounds"), _word("ulMacLength"))
 
 # Derivation
 STRING_DATA = structure("CK_KEY_DERIVATION_STRING_DATA", _data("pData", "ulLen"), _word("ulLen"))
@@ -352,7 +350,7 @@ PBKD2 = structure(
     _word("ulPasswordLen"),
 )
 
-# TLS and its kin. With an RSA premaster secret the version inside it is returned; with a Diffie-Hellman one there is none.
+# TLS and its kin. An RSA premaster secret has a version inside, which is returned; a Diffie-Hellman one has none.
 SSL3_MASTER = structure("CK_SSL3_MASTER_KEY_DERIVE_PARAMS", _random("RandomInfo"), _fixed("pVersion", 2, out=True))
 SSL3_MASTER_DH = structure("CK_SSL3_MASTER_KEY_DERIVE_PARAMS", _random("RandomInfo"), _fixed("pVersion", 0))
 TLS12_MASTER = structure(
