@@ -1,7 +1,7 @@
 """`pyha config check`: everything that is wrong with a configuration file, each error with its key.
 
-Beyond what the module itself refuses (`pyha.runtime.schema`), looks at the files that the configuration names. At run time a missing
-library costs one member; here, where the operator is listening, it is an error.
+Beyond what the module itself refuses (`pyha.runtime.schema`), looks at the files that the configuration names. At run
+time a missing library costs one member; here, where the operator is listening, it is an error.
 """
 
 import argparse

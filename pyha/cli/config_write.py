@@ -1,7 +1,7 @@
 """Writing the configuration file: the text for a Configuration, and putting it in place in one step.
 
-The reverse of `pyha.runtime.schema`: `schema.read(tomllib.loads(render(c))) == (c, ())`. Keeps the content of a file, not its
-comments or layout. Values that are the default are left out.
+The reverse of `pyha.runtime.schema`: `schema.read(tomllib.loads(render(c))) == (c, ())`. Keeps the content of a file,
+not its comments or layout. Values that are the default are left out.
 """
 
 import os
@@ -18,8 +18,8 @@ from pyha.runtime.table import is_bare
 
 
 def render(configuration: Configuration) -> str:
-    """The TOML text. It holds what the configuration holds: a `pin_value`, which loading would refuse, is refused here too
-    (ValueError)."""
+    """The TOML text. It holds what the configuration holds: a `pin_value`, which loading would refuse, is refused here
+    too (ValueError)."""
     defaults = Configuration()
     lines = [_pair("ha-only", configuration.ha_only)]
     if configuration.log != defaults.log:
@@ -104,7 +104,8 @@ def _escaped(character: str) -> str:
 
 def prepare(path: str) -> None:
     """Makes the directory of `path` if it is not there, and finds out whether a configuration could be put there that
-    would be believed. Raises Mistake. To be asked before anything is done that a failed `write` would leave half-made."""
+    would be believed. Raises Mistake. To be asked before anything is done that a failed `write` would leave
+    half-made."""
     directory = os.path.dirname(path)
     try:
         if not os.path.isdir(directory):
@@ -124,9 +125,9 @@ def prepare(path: str) -> None:
 
 
 def write(path: str, text: str, mode: int = 0o644) -> None:
-    """Puts `text` at the absolute `path`: the old file or the new one is there at any moment, a power cut included. A file
-    that is replaced hands on its owner and mode; a new one gets `mode`, by default readable by every user, since the
-    programs of other users load it and it holds no secret. Raises Mistake."""
+    """Puts `text` at the absolute `path`: the old file or the new one is there at any moment, a power cut included. A
+    file that is replaced hands on its owner and mode; a new one gets `mode`, by default readable by every user, since
+    the programs of other users load it and it holds no secret. Raises Mistake."""
     prepare(path)
     try:
         holder, name = trusted.holding(path)

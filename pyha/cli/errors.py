@@ -2,4 +2,5 @@
 
 
 class Mistake(Exception):
-    """Something the operator asked for cannot be. `str()` is one clear sentence, which goes to stderr; exit status 2."""
+    """Something the operator asked for cannot be. `str()` is one clear sentence, which goes to stderr; exit status
+    2."""

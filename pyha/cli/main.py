@@ -1,8 +1,9 @@
 """The `pyha` command: finds the subcommand and runs it.
 
-Knows the subcommands by name only. A subcommand is a module with `add_arguments(parser)`, which sets `run`, a function from the
-parsed arguments to an exit status: 0 done, 1 done and something was found wrong. It raises Mistake for what the operator got wrong.
-Its module is imported when it is asked for, so that `pyha module-path`, which scripts call, stays fast.
+Knows the subcommands by name only. A subcommand is a module with `add_arguments(parser)`, which sets `run`, a function
+from the parsed arguments to an exit status: 0 done, 1 done and something was found wrong. It raises Mistake for what
+the operator got wrong. Its module is imported when it is asked for, so that `pyha module-path`, which scripts call,
+stays fast.
 """
 
 import argparse

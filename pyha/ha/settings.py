@@ -9,21 +9,24 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """A member's place in its group. Standby members serve only while no active one is left (SEMANTICS.md section 4)."""
+    """A member's place in its group. Standby members serve only while no active one is left (SEMANTICS.md section
+    4)."""
 
     ACTIVE = "active"
     STANDBY = "standby"
 
 
 class Isolation(StrEnum):
-    """Where a member's module runs: in a helper process, or inside the application without deadline or crash protection."""
+    """Where a member's module runs: in a helper process, or inside the application without deadline or crash
+    protection."""
 
     PROCESS = "process"
     NONE = "none"
 
 
 class Unreplicable(StrEnum):
-    """What becomes of a key that cannot be cloned: a clear error, or it is kept on one member (SEMANTICS.md section 5)."""
+    """What becomes of a key that cannot be cloned: a clear error, or it is kept on one member (SEMANTICS.md section
+    5)."""
 
     REFUSE = "refuse"
     PIN = "pin"

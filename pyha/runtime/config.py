@@ -18,7 +18,8 @@ _LIMIT = 1 << 20
 
 
 class ConfigurationError(Exception):
-    """The file cannot be used. `path`: str. `errors`: one "key: what is wrong" each, or one sentence about the whole file."""
+    """The file cannot be used. `path`: str. `errors`: one "key: what is wrong" each, or one sentence about the whole
+    file."""
 
     def __init__(self, path: str, errors: tuple[str, ...]) -> None:
         super().__init__(f"{path}: {'; '.join(errors)}")
@@ -43,7 +44,8 @@ def find(environ: Mapping[str, str], secure: bool, system: str = SYSTEM) -> str 
 
 
 def load(path: str) -> Configuration:
-    """The configuration in the file at the absolute `path`. Raises ConfigurationError, with all of the file's errors."""
+    """The configuration in the file at the absolute `path`. Raises ConfigurationError, with all of the file's
+    errors."""
     configuration, errors = read(path)
     if errors:
         raise ConfigurationError(path, errors)
@@ -51,8 +53,8 @@ def load(path: str) -> Configuration:
 
 
 def read(path: str) -> tuple[Configuration, tuple[str, ...]]:
-    """As `load`, but errors in the content are handed back beside what could be read (`schema.read`); a file that cannot be
-    read, must not be believed or is no TOML still raises ConfigurationError."""
+    """As `load`, but errors in the content are handed back beside what could be read (`schema.read`); a file that
+    cannot be read, must not be believed or is no TOML still raises ConfigurationError."""
     try:
         document = tomllib.loads(trusted.read(path, _LIMIT).decode())
     except trusted.FileRefused as error:
@@ -60,6 +62,7 @@ def read(path: str) -> tuple[Configuration, tuple[str, ...]]:
     except UnicodeDecodeError:
         raise ConfigurationError(path, ("is not UTF-8",)) from None
     except (ValueError, RecursionError) as error:
-        # Beside tomllib.TOMLDecodeError, a ValueError: a number of more than 4,300 digits, and arrays nested too deeply.
+        # Beside tomllib.TOMLDecodeError, a ValueError: a number of more than 4,300 digits, and arrays nested too
+        # deeply.
         raise ConfigurationError(path, (f"is not TOML: {error}",)) from None
     return schema.read(document)

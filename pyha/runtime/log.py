@@ -1,8 +1,8 @@
 """One line for each event an operator should see, written from inside other people's processes.
 
-Knows the four targets of the configuration and how to reach them without harm to the process: nothing is kept open between lines,
-nothing blocks, no signal is raised, no state of the process (libc's syslog identity, say) is changed, and a line that
-cannot be written is dropped. What may be said is the caller's business: no secrets.
+Knows the four targets of the configuration and how to reach them without harm to the process: nothing is kept open
+between lines, nothing blocks, no signal is raised, no state of the process (libc's syslog identity, say) is changed,
+and a line that cannot be written is dropped. What may be said is the caller's business: no secrets.
 """
 
 import os
@@ -68,7 +68,8 @@ def _to_stderr(line: bytes) -> None:
 
 
 def _to_file(path: str, line: bytes) -> None:
-    # Opened anew for each line: log rotation needs no signal, and no descriptor can be closed or inherited by the application.
+    # Opened anew for each line: log rotation needs no signal, and no descriptor can be closed or inherited by the
+    # application.
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
     descriptor = os.open(path, flags, 0o640)
     try:

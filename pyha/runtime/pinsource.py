@@ -1,6 +1,7 @@
 """Where a member's PIN comes from: `file:/absolute/path` or `env:NAME`.
 
-Knows the two forms and how to read them. A PIN is handed over in a bytearray that the caller wipes; it is in no message here.
+Knows the two forms and how to read them. A PIN is handed over in a bytearray that the caller wipes; it is in no message
+here.
 """
 
 from collections.abc import Mapping

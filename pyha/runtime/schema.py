@@ -1,7 +1,8 @@
 """What a configuration file may say: every key, its type, its range and what must agree with what.
 
-Pure: reads a parsed TOML document, never a file. All errors are gathered, each under its key, so that an operator mends a file in
-one go. Whether a module or a PIN file exists is not asked here: a missing one costs a member, not the whole module.
+Pure: reads a parsed TOML document, never a file. All errors are gathered, each under its key, so that an operator mends
+a file in one go. Whether a module or a PIN file exists is not asked here: a missing one costs a member, not the whole
+module.
 
 Source: SEMANTICS.md sections 1, 4 and 5; issue 2, item 4.
 """
@@ -118,7 +119,7 @@ _MEMBER_ATTRIBUTES = {
 
 def _uri_complaints(address: uri.TokenUri) -> list[str]:
     found = [
-        f"the attribute {name} has no place in a member's URI, which names a token by token, serial, manufacturer, model or slot-id"
+        f"the attribute {name} has no place here: token, serial, manufacturer, model and slot-id name a token"
         for name in address.stated()
         if name not in _MEMBER_ATTRIBUTES
     ]
@@ -148,7 +149,8 @@ def _recovery(table: Table) -> RecoverySettings:
 
 
 def _declared(table: Table) -> dict[int, ParameterForm]:
-    """Vendor mechanisms only: what the specification names is known to the mechanism table, or left out there with a reason."""
+    """Vendor mechanisms only: what the specification names is known to the mechanism table, or left out there with a
+    reason."""
     declared: dict[int, ParameterForm] = {}
     with table:
         for name in table.names():

@@ -15,10 +15,10 @@ from pyha.runtime.uri import TokenUri
 class MemberSettings:
     """One token of a group.
 
-    `uri`: states the token (token, serial ...), `module_path` (absolute) and perhaps `pin_source`; never a PIN.
-    `name`: unique within the group; what logs, status and the operator's commands call the member.
-    `enabled`: False takes the member out until the operator says otherwise. `reserved`: C_Initialize's pReserved string.
-    `environment`: set for the member's helper on top of the application's.
+    `uri`: states the token (token, serial ...), `module_path` (absolute) and perhaps `pin_source`; never a PIN. `name`:
+    unique within the group; what logs, status and the operator's commands call the member. `enabled`: False takes the
+    member out until the operator says otherwise. `reserved`: C_Initialize's pReserved string. `environment`: set for
+    the member's helper on top of the application's.
     """
 
     uri: TokenUri
@@ -33,10 +33,10 @@ class MemberSettings:
 class GroupSettings:
     """One virtual token.
 
-    `label`: 32 bytes of UTF-8 at most. `id`: 16 bytes that name the group's domain keys and records. `serial`: 16 ASCII characters
-    at most. `members`: in configured order, the disabled ones too. `deadline`, `slow_deadline`: seconds for an ordinary call on one
-    member, and for one that the table calls slow. `max_in_flight`: calls at once on one member. `mechanisms`: vendor mechanisms
-    that the operator declares. `token`: None until a member was reached.
+    `label`: 32 bytes of UTF-8 at most. `id`: 16 bytes that name the group's domain keys and records. `serial`: 16 ASCII
+    characters at most. `members`: in configured order, the disabled ones too. `deadline`, `slow_deadline`: seconds for
+    an ordinary call on one member, and for one that the table calls slow. `max_in_flight`: calls at once on one member.
+    `mechanisms`: vendor mechanisms that the operator declares. `token`: None until a member was reached.
     """
 
     label: str
@@ -55,7 +55,8 @@ class GroupSettings:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or "file:/absolute/path"."""
+    """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or
+    "file:/absolute/path"."""
 
     groups: tuple[GroupSettings, ...] = ()
     ha_only: bool = True

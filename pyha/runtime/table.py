@@ -1,7 +1,7 @@
 """One table of a parsed TOML document while it is read: gives checked values, gathers errors under their keys.
 
-Pure; knows TOML's types and nothing of what the keys mean. After an error the reader gets the default (or an empty value of the
-type), so that reading goes on and finds the next error too.
+Pure; knows TOML's types and nothing of what the keys mean. After an error the reader gets the default (or an empty
+value of the type), so that reading goes on and finds the next error too.
 """
 
 from collections.abc import Callable, Mapping

@@ -1,6 +1,8 @@
-"""Reading a file that others could use against the process: the configuration names libraries to load, a PIN file is a secret.
+"""Reading a file that others could use against the process: the configuration names libraries to load, a PIN file is a
+secret.
 
-Knows owners and modes; nothing of what the content means. Everything is checked on descriptors, so what was checked is what is read.
+Knows owners and modes; nothing of what the content means. Everything is checked on descriptors, so what was checked is
+what is read.
 """
 
 import os
@@ -11,7 +13,8 @@ _OPEN_TO_OTHERS = stat.S_IRWXO
 
 
 class FileRefused(Exception):
-    """The file cannot be read or must not be believed. `str()` is the predicate of a sentence whose subject is the file."""
+    """The file cannot be read or must not be believed. `str()` is the predicate of a sentence whose subject is the
+    file."""
 
 
 def read(path: str, limit: int, *, private: bool = False) -> bytearray:
@@ -39,8 +42,8 @@ def read(path: str, limit: int, *, private: bool = False) -> bytearray:
 
 
 def holding(path: str) -> tuple[int, str]:
-    """A descriptor (O_PATH) of the directory that holds `path`, once it was found to belong to root or the effective user
-    and to be writable by nobody else; and the name in it. The caller closes it. Raises FileRefused."""
+    """A descriptor (O_PATH) of the directory that holds `path`, once it was found to belong to root or the effective
+    user and to be writable by nobody else; and the name in it. The caller closes it. Raises FileRefused."""
     if not os.path.isabs(path) or "\0" in path:
         raise FileRefused("is not an absolute path")
     directory, name = os.path.split(path)

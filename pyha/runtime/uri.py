@@ -1,7 +1,7 @@
 """PKCS #11 URIs: how the configuration names a token and the module that reaches it.
 
-Pure: knows the text and nothing of tokens, files or the configuration. Strict where RFC 7512 lets a reader choose: an unknown
-attribute is an error, because a misspelt `serial` that is ignored would match another token.
+Pure: knows the text and nothing of tokens, files or the configuration. Strict where RFC 7512 lets a reader choose: an
+unknown attribute is an error, because a misspelt `serial` that is ignored would match another token.
 
 Source: RFC 7512, section 2.3 (grammar) and 2.5 (matching).
 """
@@ -9,7 +9,9 @@ Source: RFC 7512, section 2.3 (grammar) and 2.5 (matching).
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from string import ascii_letters, digits
-from typing import Any, Protocol
+from typing import Any
+
+from pyha.cryptoki.info import TokenInfo
 
 _UNRESERVED = ascii_letters + digits + "-._~"
 _PATH = frozenset((_UNRESERVED + ":[]@!$'()*+,=&").encode())
@@ -20,19 +22,6 @@ TYPES = ("public", "private", "cert", "secret-key", "data")
 
 class UriError(ValueError):
     """The text is no PKCS #11 URI. `str()` is one sentence that names the attribute and never holds a PIN."""
-
-
-class TokenFacts(Protocol):
-    """What is compared of a token's CK_TOKEN_INFO: text without the padding blanks."""
-
-    @property
-    def label(self) -> str: ...
-    @property
-    def manufacturer(self) -> str: ...
-    @property
-    def model(self) -> str: ...
-    @property
-    def serial(self) -> str: ...
 
 
 def _attribute(name: str, read: Callable[[bytes], Any], *, query: bool = False, secret: bool = False) -> Any:
@@ -77,7 +66,8 @@ def _object_type(value: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class TokenUri:
-    """A PKCS #11 URI. An attribute that the URI does not state is None; a stated empty one is "" and matches only that."""
+    """A PKCS #11 URI. An attribute that the URI does not state is None; a stated empty one is "" and matches only
+    that."""
 
     token: str | None = _attribute("token", _text(32))
     manufacturer: str | None = _attribute("manufacturer", _text(32))
@@ -97,7 +87,7 @@ class TokenUri:
     pin_source: str | None = _attribute("pin-source", _text(), query=True)
     pin_value: str | None = _attribute("pin-value", _text(), query=True, secret=True)
 
-    def matches(self, info: TokenFacts, slot_id: int) -> bool:
+    def matches(self, info: TokenInfo, slot_id: int) -> bool:
         """Does this URI name the token that `info` describes, in the slot `slot_id` of its module? Compares the
         attributes of the token and slot-id; those of the slot's text, the library and objects are not looked at."""
         pairs = (
