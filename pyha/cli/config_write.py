@@ -106,6 +106,8 @@ def prepare(path: str) -> None:
     """Makes the directory of `path` if it is not there, and finds out whether a configuration could be put there that
     would be believed. Raises Mistake. To be asked before anything is done that a failed `write` would leave
     half-made."""
+    if not os.path.isabs(path):
+        raise Mistake(f"{path} is not an absolute path")
     directory = os.path.dirname(path)
     try:
         if not os.path.isdir(directory):

@@ -46,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Mistake as mistake:
         print(f"pyha: {mistake}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130  # as a shell has it: 128 and SIGINT
     except BrokenPipeError:
         # The reader of a pipe had enough. What Python still holds for stdout at its end goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
