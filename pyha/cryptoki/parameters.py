@@ -17,7 +17,7 @@ _WORD = 8
 
 @dataclass(frozen=True, slots=True)
 class Pointer:
-    """A pointer in a parameter structure. A NULL pointer points to nothing, whatever its length field says.
+    """A pointer in a parameter structure.
 
     `at`: offset of the pointer, bytes. The size of what it points to is `bytes_for(count)` with the CK_ULONG at offset
     `length_at`, or else the constant `length` bytes; 0 says that this mechanism does not use the field and that

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.unit.softhsm import Token, start
+from tests.unit.raw_token import Token, start
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ from pyha.cryptoki.constants import (
     CKR_OK,
 )
 from pyha.cryptoki.keys import KEY_TYPES, USAGE, settable_in_unwrap, wrapping_for
-from tests.unit.softhsm import Token
+from tests.unit.raw_token import Token
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
 ED25519 = bytes.fromhex("130c656477617264733235353139")

@@ -37,7 +37,7 @@ from pyha.cryptoki.constants import (
 from pyha.cryptoki.mechanisms import MECHANISMS, Layout, Pointer, declared
 from pyha.cryptoki.parameters import Structure
 from tests.unit.headers import NSS, P11_KIT
-from tests.unit.softhsm import Token
+from tests.unit.raw_token import Token
 
 STRUCTURES = {name: value for name, value in vars(parameters).items() if isinstance(value, Structure)}
 

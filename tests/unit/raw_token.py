@@ -6,7 +6,6 @@
 import ctypes
 import os
 import struct
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -15,9 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pyha.cryptoki.names import rv_name
-
-MODULE = "/usr/lib/softhsm/libsofthsm2.so"
-PIN = b"1234"
+from tests.softhsm import MODULE, SoftHSM
 
 _Word = ctypes.c_ulong
 
@@ -52,7 +49,7 @@ def _plain(value: bool | int | bytes) -> bytes:
 class Token:
     """One token, logged in as user. Templates: CKA_ -> bool, int (CK_ULONG), bytes or a template."""
 
-    def __init__(self, configuration: str) -> None:
+    def __init__(self, configuration: str, pin: str) -> None:
         os.environ["SOFTHSM2_CONF"] = configuration
         self._module = ctypes.CDLL(MODULE)
         self._call("C_Initialize", None)
@@ -61,7 +58,7 @@ class Token:
         self._call("C_GetSlotList", ctypes.c_ubyte(1), slots, ctypes.byref(count))
         self._slot, self._session = _Word(slots[0]), _Word()
         self._call("C_OpenSession", self._slot, _Word(6), None, None, ctypes.byref(self._session))
-        self._call("C_Login", self._session, _Word(1), PIN, _Word(len(PIN)))
+        self._call("C_Login", self._session, _Word(1), pin.encode(), _Word(len(pin)))
 
     def _try(self, function: str, *arguments: Any) -> int:
         return cast(int, getattr(self._module, function)(*arguments)) & 0xFFFFFFFF
@@ -141,14 +138,6 @@ _Manager.register("Token", Token)
 @contextmanager
 def start(directory: Path) -> Iterator[Token]:
     """Makes a token in `directory` and opens it in another process."""
-    store, configuration = directory / "tokens", directory / "softhsm2.conf"
-    store.mkdir()
-    configuration.write_text(f"directories.tokendir = {store}\nobjectstore.backend = file\nlog.level = ERROR\n")
-    subprocess.run(
-        ["softhsm2-util", "--init-token", "--free", "--label", "unit", "--pin", PIN, "--so-pin", "12345678"],
-        env={**os.environ, "SOFTHSM2_CONF": str(configuration)},
-        check=True,
-        capture_output=True,
-    )
+    made = SoftHSM(directory).token("unit")
     with _Manager(ctx=get_context("spawn")) as manager:
-        yield cast(Any, manager).Token(str(configuration))
+        yield cast(Any, manager).Token(str(made.conf), made.pin)
