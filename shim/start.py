@@ -2,8 +2,9 @@
 
 Compiled into the shared object as text. Its names come from entry.c: `create_extension()` makes the module `_pyha`
 that this very object holds, `PACKAGES` is the directory that holds `pyha`, `SITES` are the directories where
-`_cffi_backend` may be besides, `OWN_PATH` is the object's path, `ENTRY` the module to import, `SHARED` tells that
-the interpreter is the application's own. It leaves one sentence in `problem` where the start failed, else None.
+`_cffi_backend` may be besides, `OWN_PATH` is the object's path, `EXECUTABLE` the Python that was built for, `ENTRY` the
+module to import, `SHARED` tells that the interpreter is the application's own. It leaves one sentence in `problem`
+where the start failed, else None. One thread at a time runs it.
 """
 
 import sys
@@ -20,21 +21,15 @@ def importable(name):
 
 
 def start():
+    if not SHARED:
+        sys.executable = EXECUTABLE  # Python took PYTHONEXECUTABLE from the environment, isolated or not
     # A Python application decides itself what it imports; only what it lacks is added, and at the end.
     if SHARED and not importable("pyha"):
         extend([PACKAGES])
     if not importable("_cffi_backend"):
         extend(SITES)
-    import _imp
-
-    import _cffi_backend  # noqa: F401  (imported before the lock below is taken: create_extension() needs it)
-
-    _imp.acquire_lock()
-    try:
-        if "_pyha" not in sys.modules:
-            create_extension()
-    finally:
-        _imp.release_lock()
+    if "_pyha" not in sys.modules:
+        create_extension()
     other = sys.modules["_pyha"]
     loaded = other.ffi.string(other.lib.pyha_own_path()).decode("utf-8", "surrogateescape")
     if loaded != OWN_PATH:
