@@ -1,0 +1,153 @@
+"""What every link does, whichever it is: the same tests on both, over real SoftHSM."""
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pyha.abi.link import Link, LinkDead, LinkFailed, open_local, open_process
+from pyha.abi.native import ffi
+from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED, CKR_SESSION_HANDLE_INVALID
+from pyha.cryptoki.functions import BY_NAME
+from tests.abi.link_tools import SoftHSMCalls, leased, soon, start
+from tests.softhsm import SoftHSM
+
+MIB = 1 << 20
+LINKS = ("process", "none")
+
+
+def opened(kind: str, module: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, at: Path) -> Link:
+    if kind == "process":
+        return open_process(module, environment, soon(), title="contract")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    # SoftHSM reads its configuration once a process: a copy of it has not read any.
+    return open_local(str(shutil.copy(module, str(at / "module.so"))))
+
+
+@pytest.fixture(params=LINKS)
+def link(
+    request: pytest.FixtureRequest, softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Link]:
+    token = softhsm.token("contract")
+    link = opened(request.param, token.module, token.environment, monkeypatch, tmp_path)
+    yield link
+    link.close()
+
+
+@pytest.fixture
+def calls(link: Link) -> Iterator[SoftHSMCalls]:
+    calls = SoftHSMCalls(link)
+    yield calls
+    if link.alive:
+        calls.finish()
+
+
+def test_arguments_arrive_and_results_return(calls: SoftHSMCalls) -> None:
+    session = calls.open()
+    first, second = calls.random(session, 32), calls.random(session, 32)
+    assert len({first, second, bytes(32)}) == 3
+
+
+def test_the_module_s_refusal_is_the_answer(calls: SoftHSMCalls) -> None:
+    session = calls.open()
+    with leased(calls.link) as arena:
+        assert calls.call(arena, "C_GetSessionInfo", session + 1, arena.there) == CKR_SESSION_HANDLE_INVALID
+
+
+def test_a_function_the_module_has_not_is_not_offered_and_not_supported(calls: SoftHSMCalls) -> None:
+    calls.open()
+    assert calls.link.offers(BY_NAME["C_Sign"].index)
+    assert not calls.link.offers(BY_NAME["C_SessionCancel"].index)
+    with leased(calls.link) as arena:
+        assert calls.call(arena, "C_SessionCancel", 0, 0) == CKR_FUNCTION_NOT_SUPPORTED
+
+
+@pytest.mark.parametrize("size", [0, 65536 - 256, 65536 - 255, MIB, 8 * MIB, 40 * MIB])
+def test_arguments_of_any_size(calls: SoftHSMCalls, size: int) -> None:
+    session = calls.open()
+    data = hashlib.shake_128(b"data").digest(size)
+    for _ in range(4):  # kept memory and fresh memory alike
+        assert calls.sha256(session, data) == hashlib.sha256(data).digest()
+
+
+def test_large_arguments_from_several_threads(calls: SoftHSMCalls) -> None:
+    calls.open()
+
+    def digest(size: int) -> bool:
+        data = hashlib.shake_128(size.to_bytes(4)).digest(size)
+        together.wait()
+        return calls.sha256(calls.session(), data) == hashlib.sha256(data).digest()
+
+    together = threading.Barrier(6)
+    running = [start(digest, MIB * times) for times in (1, 1, 2, 3, 5, 6)]
+    assert all(future.result() for future in running)
+
+
+@pytest.mark.parametrize("used", [1, 4096, 4097, 60000, MIB])
+def test_what_was_used_is_wiped_on_release(link: Link, used: int) -> None:
+    arena = link.arena(used, soon())
+    ffi.memmove(arena.here, b"\xff" * used, used)
+    link.release(arena, used)
+    assert bytes(ffi.buffer(arena.here, used)) == bytes(used)
+
+
+def test_leased_arenas_share_nothing(link: Link) -> None:
+    with leased(link) as first, leased(link) as second, leased(link, MIB) as third:
+        for number, arena in enumerate((first, second, third)):
+            arena.words[9] = number
+            ffi.memmove(arena.here, bytes([number]) * 4096, 4096)
+        assert [arena.words[9] for arena in (first, second, third)] == [0, 1, 2]
+        assert [bytes(ffi.buffer(arena.here, 4096)) for arena in (first, second, third)] == [
+            bytes([number]) * 4096 for number in range(3)
+        ]
+
+
+def test_sixty_four_threads_at_once_and_a_thousand_waiting(calls: SoftHSMCalls) -> None:
+    session = calls.open()
+    before = threading.stack_size(256 << 10)
+    try:
+        running = [start(calls.random, session, 16) for _ in range(1064)]
+    finally:
+        threading.stack_size(before)
+    assert len({future.result() for future in running}) == 1064
+
+
+def test_closed_is_closed(link: Link) -> None:
+    assert link.alive
+    arena = link.arena(16, soon())
+    link.close()
+    link.close()
+    assert not link.alive
+    with pytest.raises(LinkDead) as death:
+        link.invoke(arena, BY_NAME["C_GetInfo"].index, soon())
+    assert not death.value.culprit
+    link.release(arena, 16)
+    with pytest.raises(LinkDead):
+        link.arena(16, soon())
+
+
+def test_memory_outlives_the_link(link: Link) -> None:
+    small, large = link.arena(16, soon()), link.arena(MIB, soon())
+    link.close()
+    del link
+    for arena in (small, large):
+        ffi.memmove(arena.here, b"still here", 10)
+        assert bytes(ffi.buffer(arena.here, 10)) == b"still here"
+
+
+@pytest.mark.parametrize("kind", LINKS)
+@pytest.mark.parametrize(
+    ("module", "sentence"),
+    [
+        ("/nowhere/module.so", "cannot load /nowhere/module.so: "),
+        ("/usr/lib/x86_64-linux-gnu/libc.so.6", "is no PKCS #11 module: it has no C_GetFunctionList"),
+    ],
+)
+def test_what_cannot_be_loaded(kind: str, module: str, sentence: str) -> None:
+    with pytest.raises(LinkFailed, match=sentence) as failure:
+        open_process(module, {}, soon()) if kind == "process" else open_local(module)
+    assert "\n" not in str(failure.value)
