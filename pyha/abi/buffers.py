@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from pyha.abi.form import Form, Place
 from pyha.abi.memory import LENGTH_LIMIT, OUT_LIMIT, WORD, Malformed, Refused, aligned
 from pyha.abi.native import ffi
+from pyha.abi.pins import Pin
 from pyha.cryptoki.constants import CKR_BUFFER_TOO_SMALL, CKR_HOST_MEMORY, CKR_OK
 from pyha.cryptoki.values import Buffer, Out
 
@@ -49,10 +50,10 @@ class PinBytes(Bytes):
     """A PIN or user name: like Bytes, and a kept Pin may be written, whose value Python never sees."""
 
     def span(self, value: Any) -> int:
-        return aligned(value.size) if hasattr(value, "copy_to") else super().span(value)
+        return aligned(value.size) if isinstance(value, Pin) else super().span(value)
 
     def write(self, memory: Any, there: int, words: Any, offset: int, value: Any) -> int:
-        if not hasattr(value, "copy_to"):
+        if not isinstance(value, Pin):
             return super().write(memory, there, words, offset, value)
         size = value.size
         if offset + size > len(memory):

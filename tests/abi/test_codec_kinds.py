@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pyha.abi.codec import Malformed, Refused
 from pyha.abi.memory import OUT_LIMIT
 from pyha.abi.native import ffi
+from pyha.abi.pins import Pin, keep
 from pyha.cryptoki.constants import (
     CKF_OS_LOCKING_OK,
     CKR_ARGUMENTS_BAD,
@@ -265,18 +266,12 @@ def test_structures_are_filled() -> None:
     assert bytes(ffi.buffer(memory)) == raw
 
 
-class KeptPin:
-    """What a kept PIN offers; the value is not for Python."""
-
-    def __init__(self, content: bytes) -> None:
-        self.size, self._content = len(content), content
-
-    def copy_to(self, pointer: Any) -> None:
-        """Into memory of the arena."""
-        ffi.memmove(pointer, self._content, self.size)
+def kept(content: bytes) -> Pin:
+    """A PIN as it is kept for members that return."""
+    return keep(ffi.from_buffer(content), len(content))
 
 
-@pytest.mark.parametrize("make", [KeptPin, bytes, bytearray, memoryview])
+@pytest.mark.parametrize("make", [kept, bytes, bytearray, memoryview])
 def test_pins(make: Callable[[bytes], Any]) -> None:
     codec = codec_of("C_SetPIN")
     arena = written(codec, [1, make(b"old pin"), make(b"the new one, which is longer")])
@@ -295,7 +290,7 @@ def test_a_kept_pin_never_leaves_the_arena() -> None:
     codec = codec_of("C_Login")
     arena = Arena(16)
     with pytest.raises(ValueError, match="too small"):
-        codec.write(arena, [1, 1, KeptPin(b"x" * 17)])
+        codec.write(arena, [1, 1, kept(b"x" * 17)])
     assert arena.intact()
 
 
