@@ -1,11 +1,122 @@
-"""Placeholder until the entry is written: every call answers CKR_FUNCTION_NOT_SUPPORTED."""
+"""The way in from C: decode, answer, encode. What goes wrong in between is caught here and nowhere else.
 
+Registers the one function that the shim calls. Knows C_Initialize and C_Finalize, because they make and end the
+provider; everything else is the provider's.
+
+Source: DESIGN.md (trap 2: the answer is CKR_GENERAL_ERROR until the normal path says otherwise).
+"""
+
+import threading
 from typing import Any
 
-from pyha.abi.native import ffi
+from pyha.abi.codec import Codecs, Refused
+from pyha.abi.native import ffi, lib
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import FUNCTIONS
+from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.values import InitializeArgs
+from pyha.provider import Provider
+from pyha.runtime import log
+from pyha.runtime.assembly import ConfigurationUnusable, assemble
+
+_DEFAULT = Codecs()
+_INITIALIZE = "C_Initialize"
+_FINALIZE = "C_Finalize"
 
 
-@ffi.def_extern()  # type: ignore[untyped-decorator]
+class _Module:
+    """The state of this process: at most one provider. A forked child starts with none (its C flag is cleared
+    there)."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.provider: Provider | None = None
+        self.codecs = _DEFAULT
+        self.fork = lib.pyha_generation_of_fork()
+
+
+_module = _Module()
+
+
+def _current() -> _Module:
+    global _module
+    fork = lib.pyha_generation_of_fork()
+    if _module.fork != fork:
+        # The parent's locks may be held by threads that do not exist here; its helpers are the parent's.
+        _module = _Module()
+    return _module
+
+
+def _initialize(values: list[Any]) -> int:
+    args: InitializeArgs | None = values[0]
+    if args is not None and (args.reserved or args.mutexes not in (0, 4)):
+        return ck.CKR_ARGUMENTS_BAD
+    module = _current()
+    with module.lock:
+        if module.provider is not None:
+            return ck.CKR_CRYPTOKI_ALREADY_INITIALIZED
+        try:
+            groups, codecs = assemble(secure=bool(lib.pyha_is_secure()))
+        except ConfigurationUnusable as reason:
+            log.log("error", str(reason))
+            return ck.CKR_GENERAL_ERROR
+        module.codecs = codecs
+        module.provider = Provider(groups)
+        lib.pyha_set_initialized(1)
+    return ck.CKR_OK
+
+
+def _finalize(values: list[Any]) -> int:
+    if values[0]:
+        return ck.CKR_ARGUMENTS_BAD
+    module = _current()
+    with module.lock:
+        provider, module.provider = module.provider, None
+        if provider is None:
+            return ck.CKR_CRYPTOKI_NOT_INITIALIZED
+        lib.pyha_set_initialized(0)
+    provider.finalize()
+    return ck.CKR_OK
+
+
+def _answer(index: int, arguments: Any) -> int:
+    function = FUNCTIONS[index]
+    module = _current()
+    provider = module.provider
+    if provider is None and function.name != _INITIALIZE:
+        return ck.CKR_CRYPTOKI_NOT_INITIALIZED
+    codec = module.codecs.of(function)
+    try:
+        values = codec.decode(arguments)
+    except Refused as refusal:
+        return refusal.rv
+    if function.name == _INITIALIZE:
+        return _initialize(values)
+    if function.name == _FINALIZE:
+        return _finalize(values)
+    assert provider is not None
+    rv, results = provider.call(function, values)
+    if module.provider is not provider:
+        # C_Finalize came while the call was inside: its members are gone, and so is what it could say of them.
+        return ck.CKR_CRYPTOKI_NOT_INITIALIZED
+    return codec.encode(arguments, values, results, rv) if results else rv
+
+
+@ffi.def_extern()
 def pyha_dispatch(index: int, arguments: Any, rv: Any) -> None:
-    """Answers one call."""
-    rv[0] = 0x54
+    """Answer one call of the application: the CK_RV goes to `rv`, preset to CKR_GENERAL_ERROR."""
+    try:
+        rv[0] = _answer(index, arguments)
+    except BaseException as fault:
+        # The boundary: nothing may be thrown into the application, and CKR_GENERAL_ERROR stands.
+        name = FUNCTIONS[index].name if index < len(FUNCTIONS) else str(index)
+        log.log("error", f"{name} answered {rv_name(ck.CKR_GENERAL_ERROR)}: {_where(fault)}")
+
+
+def _where(fault: BaseException) -> str:
+    """The kind of a fault and where it arose; never its text, which may hold what the application passed."""
+    trace = fault.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{trace.tb_frame.f_code.co_filename}:{trace.tb_lineno}" if trace is not None else "unknown"
+    return f"{type(fault).__name__} at {place}"

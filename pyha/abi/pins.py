@@ -5,7 +5,7 @@ Knows sizes and tickets; no byte of a PIN ever becomes a Python object. Source: 
 
 from typing import Any
 
-from pyha.abi.native import lib
+from pyha.abi.native import ffi, lib
 
 
 class PinLost(Exception):
@@ -39,3 +39,8 @@ def keep(memory: Any, size: int) -> Pin:
     if not ticket:
         raise MemoryError("the page for PINs is full")
     return Pin(ticket, size)
+
+
+def keep_buffer(pin: Any) -> Pin:
+    """`keep` of a Buffer: a view of the application's memory, or bytes of our own. Raises MemoryError."""
+    return keep(ffi.from_buffer(pin), len(pin))

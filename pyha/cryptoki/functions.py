@@ -60,7 +60,8 @@ class Function:
 
     `index`: position in the function list. `operation`: the one it opens, continues or ends (by its route).
     `whole`: a FINISH that takes all data at once (C_Sign), so it may not follow an update. `slow`: may take
-    long by nature and gets the longer deadline.
+    long by nature and gets the longer deadline. `random`: a CREATE that gives another key each time, so that it
+    cannot be repeated on a second member.
     """
 
     index: int
@@ -70,6 +71,7 @@ class Function:
     operation: Operation | None = None
     whole: bool = False
     slow: bool = False
+    random: bool = False
     since: tuple[int, int] = _V2
 
 
@@ -95,10 +97,11 @@ def _row(
     operation: Operation | None = None,
     whole: bool = False,
     slow: bool = False,
+    random: bool = False,
     since: tuple[int, int] = _V2,
 ) -> None:
     described = tuple(Argument(*argument) for argument in arguments)
-    _rows.append(Function(len(_rows), name, route, described, operation, whole, slow, since))
+    _rows.append(Function(len(_rows), name, route, described, operation, whole, slow, random, since))
 
 
 def _start(name: str, operation: Operation, *arguments: tuple[str, Kind]) -> None:
@@ -193,7 +196,7 @@ _start("C_VerifyRecoverInit", Operation.VERIFY_RECOVER, _MECHANISM, _KEY)
 _finish("C_VerifyRecover", Operation.VERIFY_RECOVER, _DATA, _RESULT, whole=True)
 for _name in ("C_DigestEncryptUpdate", "C_DecryptDigestUpdate", "C_SignEncryptUpdate", "C_DecryptVerifyUpdate"):
     _row(_name, Route.REFUSE, _SESSION, _DATA, _RESULT)
-_row("C_GenerateKey", Route.CREATE, _SESSION, _MECHANISM, _TEMPLATE, _NEW, slow=True)
+_row("C_GenerateKey", Route.CREATE, _SESSION, _MECHANISM, _TEMPLATE, _NEW, slow=True, random=True)
 _row(
     "C_GenerateKeyPair",
     Route.CREATE,
@@ -204,6 +207,7 @@ _row(
     ("public_key", Kind.OUT_OBJECT),
     ("private_key", Kind.OUT_OBJECT),
     slow=True,
+    random=True,
 )
 _row("C_WrapKey", Route.ANY, _SESSION, _MECHANISM, ("wrapping_key", Kind.WRAPPING_KEY), _KEY, _RESULT)
 _row(

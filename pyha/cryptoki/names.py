@@ -11,7 +11,7 @@ from pyha.cryptoki import constants
 @cache
 def _by_value(prefix: str) -> dict[int, str]:
     named = [(value, name) for name, value in vars(constants).items() if name.startswith(prefix)]
-    return {value: name for value, name in reversed(named)}
+    return dict(reversed(named))
 
 
 def name_of(prefix: str, value: int) -> str:

@@ -1,0 +1,1 @@
+"""Decisions of a group: values in, values out. No C memory, no threads, no clock, no files."""

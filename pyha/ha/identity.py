@@ -1,0 +1,121 @@
+"""What an object is, whatever handle a member gives it: the attributes that tell it from others.
+
+Pure. From attributes read on one member it makes the search that finds the same object on another, and decides whether
+what was found there is the same. Only attributes that replication keeps alike take part.
+
+Sources: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.values import Attribute, Template
+
+_SEARCHED = (
+    ck.CKA_CLASS,
+    ck.CKA_TOKEN,
+    ck.CKA_KEY_TYPE,
+    ck.CKA_CERTIFICATE_TYPE,
+    ck.CKA_ID,
+    ck.CKA_LABEL,
+    ck.CKA_APPLICATION,
+)
+_PUBLIC_PART = (
+    ck.CKA_MODULUS,
+    ck.CKA_PUBLIC_EXPONENT,
+    ck.CKA_EC_PARAMS,
+    ck.CKA_EC_POINT,
+    ck.CKA_PRIME,
+    ck.CKA_ISSUER,
+    ck.CKA_SERIAL_NUMBER,
+    ck.CKA_SUBJECT,
+    ck.CKA_OBJECT_ID,
+)
+
+READ = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART, ck.CKA_CHECK_VALUE)
+"""Attributes to read for an identity. CKA_VALUE is read besides for the classes in `WITH_VALUE` only, where it is no
+secret key."""
+
+WITH_VALUE = frozenset({ck.CKO_PUBLIC_KEY, ck.CKO_DATA, ck.CKO_CERTIFICATE})
+
+NATIVE: Literal["little"] = "little"
+"""Byte order of CK_ULONG attributes in memory on the machines we run on."""
+
+
+def ulong(value: int) -> bytes:
+    """A CK_ULONG as attribute value (LP64)."""
+    return value.to_bytes(8, NATIVE)
+
+
+def number(value: bytes | None) -> int | None:
+    """The CK_ULONG in an attribute value, None where there is none."""
+    return int.from_bytes(value, NATIVE) if value is not None and len(value) == 8 else None
+
+
+def flag(value: bytes | None) -> bool:
+    """The CK_BBOOL in an attribute value; what is absent is false."""
+    return value is not None and value not in (b"", b"\0")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`attributes`: (type, value) of every attribute of `READ` that the object has. `value_hash`: SHA-256 of CKA_VALUE
+    for `WITH_VALUE` classes. `twin`: for an EC private key, the CKA_EC_POINT of the public key with its CKA_ID."""
+
+    attributes: tuple[tuple[int, bytes], ...]
+    value_hash: bytes | None = None
+    twin: bytes | None = None
+
+    def get(self, attribute: int) -> bytes | None:
+        """The value of an attribute, None where the object has none."""
+        for kind, value in self.attributes:
+            if kind == attribute:
+                return value
+        return None
+
+    @property
+    def object_class(self) -> int | None:
+        """CKA_CLASS."""
+        return number(self.get(ck.CKA_CLASS))
+
+    @property
+    def key_type(self) -> int | None:
+        """CKA_KEY_TYPE."""
+        return number(self.get(ck.CKA_KEY_TYPE))
+
+    @property
+    def token(self) -> bool:
+        """CKA_TOKEN."""
+        return flag(self.get(ck.CKA_TOKEN))
+
+    @property
+    def private(self) -> bool:
+        """CKA_PRIVATE."""
+        return flag(self.get(ck.CKA_PRIVATE))
+
+    def search(self) -> Template:
+        """The template that finds the object, and perhaps others like it, on any member."""
+        return tuple(Attribute(kind, value) for kind, value in self.attributes if kind in _SEARCHED)
+
+    def same(self, other: "Identity") -> bool:
+        """Whether `other`, read on another member, is this object. CKA_CHECK_VALUE, the value and the twin count where
+        both have them (a module may leave a copy's check value empty)."""
+        mine, theirs = dict(self.attributes), dict(other.attributes)
+        for kind in (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART):
+            if mine.get(kind) != theirs.get(kind):
+                return False
+        pairs = (
+            (mine.get(ck.CKA_CHECK_VALUE), theirs.get(ck.CKA_CHECK_VALUE)),
+            (self.value_hash, other.value_hash),
+            (self.twin, other.twin),
+        )
+        return all(a == b for a, b in pairs if a and b)
+
+
+def identity_of(
+    attributes: Mapping[int, bytes], value_hash: bytes | None = None, twin: bytes | None = None
+) -> Identity:
+    """The identity of an object whose attributes of `READ` were read (absent ones left out)."""
+    return Identity(tuple((kind, attributes[kind]) for kind in READ if kind in attributes), value_hash, twin)

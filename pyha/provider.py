@@ -1,0 +1,356 @@
+"""One run from C_Initialize to C_Finalize: the slots, the sessions, and every call that needs no member.
+
+Knows the application's view: slot ids, virtual sessions, read-only rules. Where a call goes on members is decided by
+its route, in `pyha.runtime`; C memory is read and written in `pyha.abi`.
+
+Sources: SEMANTICS.md sections 1 and 2; PKCS #11 Base Specification 2.40 sections 5.4 to 5.6.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pyha.abi.info import pack
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
+from pyha.cryptoki.values import Mechanism
+from pyha.runtime import changing, creating, everywhere, reading, searching
+from pyha.runtime.calls import SingleCall, Unknown
+from pyha.runtime.failover import run
+from pyha.runtime.group import GroupRuntime, NobodyLeft
+from pyha.runtime.member import MemberLost, SessionRefused
+from pyha.runtime.operations import drop, operate
+from pyha.runtime.session import VirtualSession
+
+Answer = tuple[int, list[Any]]
+_Local = Callable[[list[Any]], Answer]
+
+_FINALIZE_GRACE = 1.0
+"""Seconds that all members together get to finalize before their helpers are ended."""
+
+_KNOWN_SESSION_FLAGS = ck.CKF_RW_SESSION | ck.CKF_SERIAL_SESSION
+
+
+class Provider:
+    """What an initialised module is. `groups`: one a slot, in the order of the slot list."""
+
+    def __init__(self, groups: list[GroupRuntime]) -> None:
+        self._groups = {group.slot: group for group in groups}
+        self._sessions: dict[int, VirtualSession] = {}
+        self._lock = threading.Lock()
+        self._next_session = 1
+        self._finalized = threading.Event()
+        self._local: dict[str, _Local] = {
+            "C_GetInfo": self._get_info,
+            "C_GetSlotList": self._get_slot_list,
+            "C_GetSlotInfo": self._get_slot_info,
+            "C_GetTokenInfo": self._get_token_info,
+            "C_GetMechanismList": self._get_mechanism_list,
+            "C_GetMechanismInfo": self._get_mechanism_info,
+            "C_OpenSession": self._open_session,
+            "C_CloseSession": self._close_session,
+            "C_CloseAllSessions": self._close_all_sessions,
+            "C_GetSessionInfo": self._get_session_info,
+            "C_GetOperationState": lambda values: self._on_session(values, ck.CKR_STATE_UNSAVEABLE),
+            "C_SetOperationState": lambda values: self._on_session(values, ck.CKR_SAVED_STATE_INVALID),
+            "C_GetFunctionStatus": lambda values: self._on_session(values, ck.CKR_FUNCTION_NOT_PARALLEL),
+            "C_CancelFunction": lambda values: self._on_session(values, ck.CKR_FUNCTION_NOT_PARALLEL),
+            "C_FindObjects": self._find_objects,
+            "C_FindObjectsFinal": self._find_objects_final,
+            "C_SessionCancel": self._session_cancel,
+            "C_WaitForSlotEvent": self._wait_for_slot_event,
+        }
+
+    # -- the one way in -----------------------------------------------------------------------------------------
+
+    def call(self, function: Function, values: list[Any]) -> Answer:
+        """Answer one decoded call: (CK_RV, results, one an argument; empty where there are none)."""
+        route = function.route
+        if route is Route.LOCAL:
+            return self._local[function.name](values)
+        if function.name == "C_InitToken":
+            return (ck.CKR_FUNCTION_NOT_SUPPORTED if values[0] in self._groups else ck.CKR_SLOT_ID_INVALID), []
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        if route is Route.REFUSE:
+            return ck.CKR_FUNCTION_NOT_SUPPORTED, []
+        group = self._groups[session.slot]
+        with session.lock:
+            if session.closed:
+                return ck.CKR_SESSION_HANDLE_INVALID, []
+            try:
+                return self._routed(group, session, function, values)
+            except Unknown as unknown:
+                return unknown.rv, []
+            except NobodyLeft as nobody:
+                return (ck.CKR_DEVICE_ERROR if nobody.first else ck.CKR_TOKEN_NOT_PRESENT), []
+
+    def _routed(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> Answer:
+        route = function.route
+        for value in values:
+            if isinstance(value, Mechanism) and group.mechanisms is not None and value.type not in group.mechanisms:
+                return ck.CKR_MECHANISM_INVALID, []
+        if route in (Route.START, Route.CONTINUE, Route.FINISH):
+            return operate(group, session, function, values)
+        if route is Route.ANY:
+            return run(group, SingleCall(group, function, values))
+        if route is Route.READ:
+            return reading.read(group, function, values)
+        if route is Route.SEARCH:
+            return searching.find(group, session, function, values), []
+        if route is Route.CREATE:
+            return creating.create(group, session, function, values)
+        if route is Route.CHANGE:
+            return changing.change(group, session, function, values), []
+        return self._everywhere(group, session, function, values), []
+
+    def _everywhere(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
+        if function.name == "C_Login":
+            return everywhere.login(group, session, values)
+        if function.name == "C_Logout":
+            return everywhere.logout(group)
+        if function.name == "C_SeedRandom":
+            return everywhere.seed_random(group, function, values)
+        return everywhere.set_pin(group, session, function, values)
+
+    def finalize(self) -> None:
+        """C_Finalize: whoever waits or works inside is let go, every helper is ended."""
+        self._finalized.set()
+        deadline = time.monotonic() + _FINALIZE_GRACE
+        for group in self._groups.values():
+            group.close(deadline)
+
+    # -- slots and tokens ---------------------------------------------------------------------------------------
+
+    def _get_info(self, values: list[Any]) -> Answer:
+        return ck.CKR_OK, [pack(Info((2, 40), "pyha", 0, "HA layer for PKCS#11", (0, 1)))]
+
+    def _get_slot_list(self, values: list[Any]) -> Answer:
+        slots = tuple(self._groups)
+        room = values[1]
+        fits = room is None or room >= len(slots)
+        answer = (len(slots), None if room is None or not fits else slots)
+        return (ck.CKR_OK if fits else ck.CKR_BUFFER_TOO_SMALL), [None, answer]
+
+    def _slot(self, slot: int) -> GroupRuntime | None:
+        return self._groups.get(slot)
+
+    def _get_slot_info(self, values: list[Any]) -> Answer:
+        group = self._slot(values[0])
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        description = "HA Virtual Card Slot" if not group.raw else group.settings.label
+        return ck.CKR_OK, [None, pack(SlotInfo(description, "pyha", ck.CKF_TOKEN_PRESENT, (0, 1), (0, 1)))]
+
+    def _get_token_info(self, values: list[Any]) -> Answer:
+        group = self._slot(values[0])
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        sessions = list(group.sessions.values())
+        return ck.CKR_OK, [None, pack(_token_info(group, len(sessions), sum(session.writable for session in sessions)))]
+
+    def _mechanisms(self, group: GroupRuntime) -> dict[int, Any]:
+        if group.mechanisms is None:
+            try:
+                group.contact()
+            except NobodyLeft:
+                return {}
+        return group.mechanisms or {}
+
+    def _get_mechanism_list(self, values: list[Any]) -> Answer:
+        group = self._slot(values[0])
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        types = tuple(self._mechanisms(group))
+        room = values[1]
+        fits = room is None or room >= len(types)
+        return (ck.CKR_OK if fits else ck.CKR_BUFFER_TOO_SMALL), [
+            None,
+            (len(types), None if room is None or not fits else types),
+        ]
+
+    def _get_mechanism_info(self, values: list[Any]) -> Answer:
+        group = self._slot(values[0])
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        offer = self._mechanisms(group).get(values[1])
+        if offer is None:
+            return ck.CKR_MECHANISM_INVALID, []
+        return ck.CKR_OK, [None, None, pack(MechanismInfo(offer.minimum, offer.maximum, offer.flags))]
+
+    # -- sessions -----------------------------------------------------------------------------------------------
+
+    def _open_session(self, values: list[Any]) -> Answer:
+        slot, flags = values[0], values[1]
+        group = self._slot(slot)
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        if not flags & ck.CKF_SERIAL_SESSION:
+            return ck.CKR_SESSION_PARALLEL_NOT_SUPPORTED, []
+        writable = bool(flags & ck.CKF_RW_SESSION)
+        if group.user == ck.CKU_SO and not writable:
+            return ck.CKR_SESSION_READ_WRITE_SO_EXISTS, []
+        try:
+            group.contact()
+            refusal = _open_anchors(group)
+        except NobodyLeft as nobody:
+            return (ck.CKR_DEVICE_ERROR if nobody.first else ck.CKR_TOKEN_NOT_PRESENT), []
+        if refusal is not None:
+            return refusal, []
+        with self._lock:
+            handle = self._next_session
+            self._next_session += 1
+            session = VirtualSession(handle, slot, writable)
+            self._sessions[handle] = session
+            group.sessions[handle] = session
+        return ck.CKR_OK, [None, None, None, handle]
+
+    def _close_session(self, values: list[Any]) -> Answer:
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        self._close(session)
+        return ck.CKR_OK, []
+
+    def _close_all_sessions(self, values: list[Any]) -> Answer:
+        group = self._slot(values[0])
+        if group is None:
+            return ck.CKR_SLOT_ID_INVALID, []
+        for session in list(group.sessions.values()):
+            self._close(session)
+        return ck.CKR_OK, []
+
+    def _close(self, session: VirtualSession) -> None:
+        group = self._groups[session.slot]
+        with session.lock:
+            if session.closed:
+                return
+            session.closed = True
+            drop(group, session)
+            for index, (generation, real) in session.holders.items():
+                connection = group.connections[index]
+                if connection is not None and connection.generation == generation:
+                    connection.discard(real, group.deadline())
+            group.objects.remove_where(session=session.handle)
+        with self._lock:
+            del self._sessions[session.handle]
+            del group.sessions[session.handle]
+            last = not group.sessions
+        if last:
+            _release(group)
+
+    def _get_session_info(self, values: list[Any]) -> Answer:
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        user = self._groups[session.slot].user
+        flags = ck.CKF_SERIAL_SESSION | (ck.CKF_RW_SESSION if session.writable else 0)
+        return ck.CKR_OK, [None, pack(SessionInfo(session.slot, _state(session.writable, user), flags, 0))]
+
+    def _on_session(self, values: list[Any], rv: int) -> Answer:
+        return (rv if values[0] in self._sessions else ck.CKR_SESSION_HANDLE_INVALID), []
+
+    # -- searches, drained when they were opened ----------------------------------------------------------------
+
+    def _find_objects(self, values: list[Any]) -> Answer:
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        with session.lock:
+            if session.found is None:
+                return ck.CKR_OPERATION_NOT_INITIALIZED, []
+            handles = tuple(session.found[: values[1]])
+            del session.found[: values[1]]
+        return ck.CKR_OK, [None, handles]
+
+    def _find_objects_final(self, values: list[Any]) -> Answer:
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        with session.lock:
+            if session.found is None:
+                return ck.CKR_OPERATION_NOT_INITIALIZED, []
+            session.found = None
+        return ck.CKR_OK, []
+
+    def _session_cancel(self, values: list[Any]) -> Answer:
+        session = self._sessions.get(values[0])
+        if session is None:
+            return ck.CKR_SESSION_HANDLE_INVALID, []
+        with session.lock:
+            drop(self._groups[session.slot], session)
+            session.found = None
+        return ck.CKR_OK, []
+
+    def _wait_for_slot_event(self, values: list[Any]) -> Answer:
+        if values[0] & ck.CKF_DONT_BLOCK:
+            return ck.CKR_NO_EVENT, []
+        self._finalized.wait()
+        return ck.CKR_CRYPTOKI_NOT_INITIALIZED, []
+
+
+def _state(writable: bool, user: int | None) -> int:
+    if user == ck.CKU_SO:
+        return ck.CKS_RW_SO_FUNCTIONS
+    if user is None:
+        return ck.CKS_RW_PUBLIC_SESSION if writable else ck.CKS_RO_PUBLIC_SESSION
+    return ck.CKS_RW_USER_FUNCTIONS if writable else ck.CKS_RO_USER_FUNCTIONS
+
+
+def _token_info(group: GroupRuntime, sessions: int, writable: int) -> TokenInfo:
+    known = group.snapshot()
+    unavailable = ck.CK_UNAVAILABLE_INFORMATION
+    return TokenInfo(
+        label=group.settings.label,
+        manufacturer=known.manufacturer,
+        model=known.model,
+        serial=group.settings.serial,
+        flags=known.flags,
+        max_sessions=ck.CK_EFFECTIVELY_INFINITE,
+        sessions=sessions,
+        max_rw_sessions=ck.CK_EFFECTIVELY_INFINITE,
+        rw_sessions=writable,
+        max_pin=known.pin_maximum,
+        min_pin=known.pin_minimum,
+        total_public_memory=unavailable,
+        free_public_memory=unavailable,
+        total_private_memory=unavailable,
+        free_private_memory=unavailable,
+        hardware_version=known.hardware_version,
+        firmware_version=known.firmware_version,
+        time="",
+    )
+
+
+def _open_anchors(group: GroupRuntime) -> int | None:
+    """While a virtual session is open every member keeps one anchor session. The CK_RV where no member has a session
+    left."""
+    refusal: int | None = None
+    opened = False
+    for index, connection in group.present():
+        try:
+            connection.anchor(group.deadline())
+            opened = True
+        except SessionRefused as refused:
+            refusal = refused.rv
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+    if not opened and refusal is None:
+        raise group.nobody_left()
+    return None if opened else refusal
+
+
+def _release(group: GroupRuntime) -> None:
+    """The last virtual session closed: every member is logged out."""
+    with group.login_lock:
+        for index, connection in enumerate(group.connections):
+            if connection is None:
+                continue
+            try:
+                connection.release_all(group.deadline())
+            except MemberLost as loss:
+                group.lost(index, connection.generation, str(loss))
+        everywhere.forget_login(group)

@@ -1,0 +1,116 @@
+"""Binding: the real handle of a virtual object on one member, found when that member first needs it.
+
+Searches and reads attributes on members through their own housekeeping sessions; never writes an object: a repair in
+passing would bring back what another process is just deleting.
+
+Sources: SEMANTICS.md section 2; REPLICATION.md (identity and finding).
+"""
+
+from collections.abc import Sequence
+from hashlib import sha256
+from typing import Any
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function
+from pyha.cryptoki.handles import parameter_handles, with_handles
+from pyha.cryptoki.kinds import Kind
+from pyha.cryptoki.values import Attribute, Mechanism, Template
+from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of, number, ulong
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import housekeeping, read_attributes, search
+from pyha.runtime.member import Connection
+from pyha.runtime.objects import Entry
+
+INVALID_HANDLE: dict[Kind, int] = {
+    Kind.OBJECT: ck.CKR_OBJECT_HANDLE_INVALID,
+    Kind.KEY: ck.CKR_KEY_HANDLE_INVALID,
+    Kind.OPTIONAL_KEY: ck.CKR_KEY_HANDLE_INVALID,
+    Kind.WRAPPING_KEY: ck.CKR_WRAPPING_KEY_HANDLE_INVALID,
+    Kind.UNWRAPPING_KEY: ck.CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+}
+"""Which arguments are object handles, and the CK_RV for one that nobody knows."""
+
+
+def read_identity(connection: Connection, session: int, real: int, deadline: float) -> Identity | None:
+    """The identity of a real object, None where it cannot be read (half-built, or just deleted). Raises MemberLost."""
+    attributes = read_attributes(connection, session, real, READ, deadline)
+    if not attributes:
+        return None
+    value_hash = None
+    if number(attributes.get(ck.CKA_CLASS)) in WITH_VALUE:
+        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+        value_hash = sha256(value).digest() if value else None
+    return identity_of(attributes, value_hash, _twin(connection, session, attributes, deadline))
+
+
+def _twin(connection: Connection, session: int, attributes: dict[int, bytes], deadline: float) -> bytes | None:
+    """CKA_EC_POINT of the public key that belongs to a private EC key, which shows no public part of its own."""
+    if number(attributes.get(ck.CKA_CLASS)) != ck.CKO_PRIVATE_KEY or ck.CKA_EC_PARAMS not in attributes:
+        return None
+    if not attributes.get(ck.CKA_ID):
+        return None
+    template: Template = (
+        Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
+        Attribute(ck.CKA_EC_PARAMS, attributes[ck.CKA_EC_PARAMS]),
+        Attribute(ck.CKA_ID, attributes[ck.CKA_ID]),
+    )
+    points = {
+        read_attributes(connection, session, real, (ck.CKA_EC_POINT,), deadline).get(ck.CKA_EC_POINT)
+        for real in search(connection, session, template, deadline)
+    }
+    return points.pop() if len(points) == 1 else None
+
+
+def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, deadline: float) -> int | None:
+    """The real handle of an object on this member, found and compared if need be; None where it is not there, or where
+    several objects cannot be told apart. Raises MemberLost."""
+    real = connection.bound.get(entry.handle)
+    if real is not None:
+        return real
+    if entry.session is not None:
+        return None
+    with housekeeping(connection, deadline) as session:
+        same = [
+            candidate
+            for candidate in search(connection, session, entry.identity.search(), deadline)
+            if connection.known.get(candidate, entry.handle) == entry.handle
+            and _is(connection, session, candidate, entry.identity, deadline)
+        ]
+    if len(same) != 1:
+        group.audit(index, "an object is missing" if not same else "objects that cannot be told apart")
+        return None
+    group.objects.bind(connection, entry.handle, same[0])
+    return same[0]
+
+
+def _is(connection: Connection, session: int, real: int, identity: Identity, deadline: float) -> bool:
+    found = read_identity(connection, session, real, deadline)
+    return found is not None and identity.same(found)
+
+
+def handles_of(function: Function, values: Sequence[Any]) -> list[tuple[int, int]]:
+    """Every virtual object handle in a call's values: (handle, the CK_RV if it is unknown)."""
+    found = []
+    for argument, value in zip(function.arguments, values, strict=True):
+        rv = INVALID_HANDLE.get(argument.kind)
+        if rv is not None:
+            if value or argument.kind is not Kind.OPTIONAL_KEY:
+                found.append((value, rv))
+        elif isinstance(value, Mechanism) and value.parameter is not None:
+            found += [(handle, ck.CKR_KEY_HANDLE_INVALID) for handle in parameter_handles(value) if handle]
+    return found
+
+
+def translated(function: Function, values: Sequence[Any], real_session: int, real: dict[int, int]) -> list[Any]:
+    """The values of a call with a member's own handles: its session and, by `real`, its objects."""
+    result: list[Any] = []
+    for argument, value in zip(function.arguments, values, strict=True):
+        if argument.kind is Kind.SESSION:
+            result.append(real_session)
+        elif argument.kind in INVALID_HANDLE:
+            result.append(real.get(value, 0))
+        elif isinstance(value, Mechanism) and value.parameter is not None and value.parameter.handles:
+            result.append(with_handles(value, lambda handle: real.get(handle, 0)))
+        else:
+            result.append(value)
+    return result

@@ -1,0 +1,102 @@
+"""Policies for calls that are complete in themselves: one member, chosen by load or the primary.
+
+Knows how one call is tried on one member; which members there are and what an answer means is `failover`'s.
+
+Source: SEMANTICS.md sections 2 and 3 (single-part crypto, retrieval).
+"""
+
+from typing import Any
+
+from pyha.cryptoki.functions import Function, Route
+from pyha.runtime.binding import bind, handles_of, translated
+from pyha.runtime.failover import NotThere
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import Connection
+from pyha.runtime.objects import Entry
+
+
+class Unknown(Exception):
+    """A virtual handle that nobody knows. `rv`: what the specification answers for this argument."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__("unknown object handle")
+        self.rv = rv
+
+
+class Objects:
+    """The objects that one call names, and their real handles on a member."""
+
+    def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
+        """Raises Unknown."""
+        self._group = group
+        self._function = function
+        self._values = values
+        self.entries: list[tuple[Entry, int]] = []
+        for handle, rv in handles_of(function, values):
+            entry = group.objects.get(handle)
+            if entry is None:
+                raise Unknown(rv)
+            self.entries.append((entry, rv))
+
+    def home(self) -> int | None:
+        """The one member (index) that the call can go to, because a session object of it lives there."""
+        for entry, _ in self.entries:
+            if entry.home is not None:
+                return entry.home[0]
+        return None
+
+    def translate(self, index: int, connection: Connection, real_session: int, deadline: float) -> list[Any]:
+        """The call's values with this member's handles. Raises NotThere, MemberLost."""
+        if not self.entries:
+            return translated(self._function, self._values, real_session, {})
+        real: dict[int, int] = {}
+        for entry, rv in self.entries:
+            handle = bind(self._group, index, connection, entry, deadline)
+            if handle is None:
+                raise NotThere(rv)
+            real[entry.handle] = handle
+        return translated(self._function, self._values, real_session, real)
+
+    def unbind(self, connection: Connection) -> bool:
+        """Forget this member's handles of token objects, so that they are looked for again. False: there are none."""
+        found = False
+        for entry, _ in self.entries:
+            if entry.session is None:
+                self._group.objects.unbind(connection, entry.handle)
+                found = True
+        return found
+
+
+class SingleCall:
+    """One complete call on one member: the least busy one, or for retrieval the primary."""
+
+    def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
+        self.function = function
+        self._group = group
+        self._objects = Objects(group, function, values)
+
+    def choose(self, excluded: set[int]) -> int | None:
+        return choose(self._group, self._objects, excluded, self.function.route is Route.ANY)
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        session = connection.acquire(deadline)
+        try:
+            values = self._objects.translate(index, connection, session, deadline)
+            return connection.invoke(self.function, values, deadline)
+        finally:
+            connection.give_back(session)
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        connection.drop_idle()
+        return True
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        return self._objects.unbind(connection)
+
+
+def choose(group: GroupRuntime, objects: Objects, excluded: set[int], spread: bool) -> int | None:
+    """The next member for a call with these objects: their home where they have one."""
+    home = objects.home()
+    if home is None:
+        return group.choose(excluded, spread)
+    return home if home not in excluded and group.connections[home] is not None else None

@@ -1,0 +1,119 @@
+"""The failover loop, once: choose a member, try, judge the answer, heal or go to the next.
+
+Knows verdicts and members; knows no function by name: a *policy* (one a route, `pyha.runtime.policies`) says which
+members are candidates and what one try does. The loop ends by construction: on each member each remedy is taken once,
+and no member is tried twice.
+
+Sources: SEMANTICS.md sections 2 to 4; DESIGN.md "The failover loop, once".
+"""
+
+from typing import Any, Protocol
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function
+from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import Connection, MemberLost, SessionRefused
+
+_POISON_LIMIT = 2
+"""Helpers that one call may take down before it gets its error instead of another member (SEMANTICS.md section 3)."""
+
+
+class NotThere(Exception):
+    """An object of the call is not on this member. `rv`: what the application is told if no other has it."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__("an object is not on this member")
+        self.rv = rv
+
+
+class Abandoned(Exception):
+    """The operation cannot be brought to another member: an honest error, `rv`."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__("the operation cannot move to another member")
+        self.rv = rv
+
+
+class Policy(Protocol):
+    """What the loop needs to know of one call."""
+
+    function: Function
+
+    def choose(self, excluded: set[int]) -> int | None:
+        """The next candidate (member index), None where none is left."""
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        """One try: (CK_RV, results). Raises MemberLost, NotThere, SessionRefused, Abandoned."""
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        """The real session is lost: drop it, so that the next try takes a fresh one. False: nothing to heal."""
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        """Bind the call's objects again. False: nothing to heal."""
+
+
+def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
+    """Carry the call out on the first member that answers: (CK_RV, results). Raises NobodyLeft."""
+    excluded: set[int] = set()
+    poisoned = 0
+    missing: int | None = None
+    while True:
+        index = policy.choose(excluded)
+        if index is None:
+            if missing is not None:
+                return missing, []
+            raise group.nobody_left()
+        excluded.add(index)
+        generation = 0
+        try:
+            with group.leased(index, policy.function) as connection:
+                generation = connection.generation
+                deadline = group.deadline(policy.function.slow)
+                return _settle(group, policy, index, connection, deadline)
+        except NotThere as absence:
+            missing = absence.rv
+        except (SessionRefused, Abandoned) as refusal:
+            return refusal.rv, []
+        except MemberLost as loss:
+            group.lost(index, generation, str(loss))
+            poisoned += loss.culprit
+            if poisoned >= _POISON_LIMIT:
+                return ck.CKR_DEVICE_ERROR, []
+
+
+def _settle(
+    group: GroupRuntime, policy: Policy, index: int, connection: Connection, deadline: float
+) -> tuple[int, list[Any]]:
+    """One member until it answers, every remedy once."""
+    taken: set[Verdict] = set()
+    if not group.log_in_member(index, connection, deadline):
+        raise MemberLost("its login was refused")
+    while True:
+        rv, results = policy.attempt(index, connection, deadline)
+        judgement = verdict(policy.function.route, rv)
+        if judgement is Verdict.ANSWER or judgement in taken:
+            return rv, results
+        if judgement is Verdict.MEMBER_LOST:
+            raise MemberLost(f"{policy.function.name} answered {rv:#x}")
+        taken.add(judgement)
+        if judgement is Verdict.SUSPECT:
+            if not connection.alive(deadline):
+                raise MemberLost(f"{policy.function.name} answered {rv:#x} and the probe failed")
+            return rv, results
+        if not _heal(group, policy, judgement, index, connection, deadline):
+            return rv, results
+
+
+def _heal(
+    group: GroupRuntime, policy: Policy, judgement: Verdict, index: int, connection: Connection, deadline: float
+) -> bool:
+    if judgement is Verdict.SESSION_LOST:
+        return policy.renew_session(index, connection, deadline)
+    if judgement is Verdict.HANDLE_STALE:
+        return policy.renew_handles(index, connection, deadline)
+    # LOGIN_LOST: an error of the application's own where it never logged in.
+    if group.user is None:
+        return False
+    connection.forget_login()
+    return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)

@@ -1,0 +1,244 @@
+"""A group at run time: the group value, its members' connections, their load, and what the application logged in with.
+
+Knows which member is in and how busy each is; does not know what a call means (that is `failover` and its policies).
+One lock guards the group value, which is replaced, never edited, and the loads; no member is ever called while it is
+held.
+
+Sources: SEMANTICS.md sections 1 to 4.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pyha.cryptoki.functions import Function
+from pyha.cryptoki.info import TokenInfo
+from pyha.ha.group import Group, Member, State
+from pyha.ha.selection import least_busy, mean_after
+from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
+from pyha.runtime import log
+from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
+from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost
+from pyha.runtime.objects import ObjectTable
+from pyha.runtime.session import VirtualSession
+from pyha.runtime.settings import GroupSettings
+
+Connect = Callable[[int, int], Connection]
+"""(member index, generation) -> a Connection that was not connected yet."""
+
+
+class NobodyLeft(Exception):
+    """No member can serve. `first`: this call met the loss; later ones find the token not present."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__("no member left")
+        self.first = first
+
+
+class GroupRuntime:
+    """One group, or one member's own slot (`raw`: no masking, nothing hidden, nothing replicated)."""
+
+    def __init__(
+        self, settings: GroupSettings, slot: int, connect: Connect, clock: Clock = time.monotonic, raw: bool = False
+    ):
+        self.settings = settings
+        self.slot = slot
+        self.raw = raw
+        self.clock = clock
+        self.objects = ObjectTable()
+        self.sessions: dict[int, VirtualSession] = {}
+        self.user: int | None = None  # who the application is logged in as
+        self.pin: Any = None
+        self.mechanisms: dict[int, MechanismSnapshot] | None = None
+        self.token_info: TokenInfo | None = None
+        if settings.token is not None:
+            self.mechanisms = {offer.type: offer for offer in settings.token.mechanisms}
+        self.login_lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._connecting = threading.Lock()
+        self._contacted = False
+        self._connect = connect
+        count = len(settings.members)
+        self.value = Group(
+            tuple(
+                Member(member.name, member.role)
+                if member.enabled
+                else Member(member.name, member.role, State.DISABLED, reason="disabled by the operator")
+                for member in settings.members
+            )
+        )
+        self.connections: list[Connection | None] = [None] * count
+        self.loads = [0.0] * count
+        self.served = [0] * count
+        self._means: dict[int, float] = {}
+        self._turn = 0
+        self._audited: set[int] = set()
+
+    # -- deadlines ----------------------------------------------------------------------------------------------
+
+    def deadline(self, slow: bool = False) -> float:
+        """From now, on our clock, for all steps of one application call on one member (SEMANTICS.md section 4)."""
+        return self.clock() + (self.settings.slow_deadline if slow else self.settings.deadline)
+
+    # -- members come and go ------------------------------------------------------------------------------------
+
+    def contact(self) -> None:
+        """Connect every member that was not tried yet. Raises NobodyLeft where none answers."""
+        if not self._contacted:
+            with self._connecting:
+                if not self._contacted:
+                    for index, member in enumerate(self.value.members):
+                        if member.state is State.RECOVERING:
+                            self._bring_in(index)
+                    self._contacted = True
+                    self._learn()
+        if not self.value.serving():
+            raise self.nobody_left()
+
+    def _bring_in(self, index: int) -> None:
+        generation = self.value.members[index].generation + 1
+        connection = self._connect(index, generation)
+        try:
+            connection.connect(self.deadline())
+        except MemberLost as loss:
+            self.lost(index, generation, str(loss))
+            return
+        self.connections[index] = connection
+        with self._lock:
+            self.value = self.value.joined(index, generation)
+
+    def _learn(self) -> None:
+        """Refresh on contact what is answered from local state."""
+        offers = []
+        for index in self.value.present():
+            connection = self.connections[index]
+            if connection is None:
+                continue
+            try:
+                offers.append(offered(connection, self.deadline()))
+            except MemberLost as loss:
+                self.lost(index, connection.generation, str(loss))
+                continue
+            if self.token_info is None:
+                self.token_info = connection.token_info
+        if offers:
+            self.mechanisms = common_mechanisms(offers)
+
+    def lost(self, index: int, generation: int, reason: str) -> None:
+        """A member failed: out it goes, its helper is ended, one line says so."""
+        with self._lock:
+            before = self.value
+            self.value = before.lost(index, generation, reason)
+            changed = self.value is not before
+            connection = self.connections[index]
+            if connection is not None and connection.generation == generation:
+                self.connections[index] = None
+            else:
+                connection = None
+        if connection is not None:
+            connection.close()
+        if changed:
+            log.log("error", f'group "{self.settings.label}": member {self.name(index)} lost: {reason}')
+
+    def nobody_left(self) -> NobodyLeft:
+        """The exception for a call that no member can take."""
+        with self._lock:
+            first = not self.value.announced
+            self.value = self.value.announce()
+        return NobodyLeft(first)
+
+    def audit(self, index: int, what: str) -> None:
+        """Something is missing on a member: said once for each; resync puts it right, not we."""
+        if index not in self._audited:
+            self._audited.add(index)
+            log.log("warning", f'group "{self.settings.label}": member {self.name(index)} needs a resync: {what}')
+
+    def name(self, index: int) -> str:
+        """A member's name, for logs."""
+        return self.settings.members[index].name
+
+    def present(self) -> list[tuple[int, Connection]]:
+        """Members that are in, active ones first: those that receive objects and logins. Raises NobodyLeft for none."""
+        found = []
+        for index in self.value.present():
+            connection = self.connections[index]
+            if connection is not None:
+                found.append((index, connection))
+        if not found:
+            raise self.nobody_left()
+        return found
+
+    def snapshot(self) -> TokenSnapshot:
+        """What is known of the token without asking a member now: the configuration's, else what was learnt."""
+        if self.settings.token is not None:
+            return self.settings.token
+        if self.token_info is None:
+            with suppress(NobodyLeft):
+                self.contact()
+        return snapshot_of(self.token_info, self.mechanisms or {})
+
+    # -- load ---------------------------------------------------------------------------------------------------
+
+    def choose(self, excluded: set[int], spread: bool) -> int | None:
+        """The serving member for a call: the least busy (`spread`) or the primary; None where none is left."""
+        candidates = [index for index in self.value.serving() if index not in excluded]
+        if not candidates:
+            return None
+        if not spread or len(candidates) == 1:
+            return candidates[0]
+        self._turn += 1
+        return least_busy(candidates, self.loads, self._turn)
+
+    def weight(self, function: Function) -> float:
+        """Seconds that a call of this function takes of late."""
+        return self._means.get(function.index, 0.001)
+
+    def add_load(self, index: int, seconds: float) -> None:
+        """Raise (or, negative, lower) a member's load."""
+        with self._lock:
+            # Floats do not cancel exactly; idle members must compare as equal.
+            load = self.loads[index] + seconds
+            self.loads[index] = load if load > 1e-9 else 0.0
+
+    @contextmanager
+    def leased(self, index: int, function: Function) -> Iterator[Connection]:
+        """The member's connection, counted as busy while the call is inside. Raises MemberLost where it just went."""
+        connection = self.connections[index]
+        if connection is None:
+            raise MemberLost("it is not connected")
+        weight = self.weight(function)
+        self.add_load(index, weight)
+        start = self.clock()
+        try:
+            yield connection
+        finally:
+            self._means[function.index] = mean_after(self._means.get(function.index), self.clock() - start)
+            self.served[index] += 1
+            self.add_load(index, -weight)
+
+    # -- login on members ---------------------------------------------------------------------------------------
+
+    def log_in_member(self, index: int, connection: Connection, deadline: float) -> bool:
+        """Bring a member to the application's own login; False (and the member is out) where that is refused."""
+        if self.user is None or connection.logged_in == self.user:
+            return True
+        try:
+            connection.login_again(self.user, self.pin, deadline)
+        except LoginRefused as refusal:
+            self.lost(index, connection.generation, str(refusal))
+            return False
+        return True
+
+    # -- end ----------------------------------------------------------------------------------------------------
+
+    def close(self, deadline: float) -> None:
+        """C_Finalize: end every connection, waiting for none past the deadline."""
+        for index, connection in enumerate(self.connections):
+            self.connections[index] = None
+            if connection is not None:
+                connection.close(deadline)
+        if self.pin is not None:
+            self.pin.wipe()
+            self.pin = None

@@ -1,0 +1,116 @@
+"""Calls of our own on one member: searching, reading attributes, on real sessions that no application operation uses.
+
+Source: SEMANTICS.md section 2 ("housekeeping uses real sessions of its own"); REPLICATION.md (one operation a session).
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Route
+from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.values import Attribute, Query, Template
+from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.runtime.member import Connection, MemberLost
+
+_BATCH = 256
+_ROOM = 512
+
+
+@contextmanager
+def housekeeping(connection: Connection, deadline: float) -> Iterator[int]:
+    """A real session for a few calls of our own. Raises MemberLost, SessionRefused."""
+    session = connection.acquire(deadline)
+    try:
+        yield session
+    except BaseException:
+        connection.discard(session, deadline)
+        raise
+    connection.give_back(session)
+
+
+class SearchFailed(Exception):
+    """A member refused a search. `rv`: its CK_RV."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__(rv_name(rv))
+        self.rv = rv
+
+
+def search(connection: Connection, session: int, template: Template, deadline: float) -> list[int]:
+    """All real handles that match, the search drained at once. Raises MemberLost, SearchFailed."""
+    found: list[int] = []
+    connection.enter_catalogue(deadline, alone=False)
+    try:
+        _expect(connection.call("C_FindObjectsInit", deadline, session, template)[0])
+        while True:
+            rv, results = connection.call("C_FindObjects", deadline, session, _BATCH)
+            if rv == ck.CKR_OK:
+                found += results[1]
+            if rv != ck.CKR_OK or len(results[1]) < _BATCH:
+                break
+        connection.call("C_FindObjectsFinal", deadline, session)
+        _expect(rv)
+    finally:
+        connection.catalogue.leave()
+    return found
+
+
+def _expect(rv: int) -> None:
+    if rv == ck.CKR_OK:
+        return
+    if verdict(Route.READ, rv) is Verdict.MEMBER_LOST:
+        raise MemberLost(f"a search answered {rv_name(rv)}")
+    raise SearchFailed(rv)
+
+
+def read_attributes(
+    connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float
+) -> dict[int, bytes]:
+    """The attributes that the object has and shows, of those wanted; values of any length. Raises MemberLost."""
+    query = tuple(Query(attribute, _ROOM) for attribute in wanted)
+    rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    if rv == ck.CKR_BUFFER_TOO_SMALL:
+        _, sizes = connection.call(
+            "C_GetAttributeValue", deadline, session, real, tuple(Query(each.type, None) for each in query)
+        )
+        if sizes[2] is None:
+            return {}
+        query = tuple(Query(found.type, max(found.length or 0, 1)) for found in sizes[2])
+        rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    if rv not in (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID):
+        return {}
+    return {
+        found.type: bytes(found.value or b"")
+        for found in results[2]
+        if found.length is not None and not isinstance(found.value, tuple)
+    }
+
+
+def destroy(connection: Connection, session: int, real: int, deadline: float) -> int:
+    """C_DestroyObject beside no search. The CK_RV."""
+    connection.enter_catalogue(deadline, alone=True)
+    try:
+        return connection.call("C_DestroyObject", deadline, session, real)[0]
+    finally:
+        connection.catalogue.leave()
+
+
+def create(connection: Connection, session: int, template: Template, deadline: float) -> tuple[int, int]:
+    """C_CreateObject beside no search: (CK_RV, real handle)."""
+    return make(connection, "C_CreateObject", deadline, session, template, None)
+
+
+def make(connection: Connection, name: str, deadline: float, *values: object) -> tuple[int, int]:
+    """A function whose last result is the handle of one new object, beside no search: (CK_RV, real handle)."""
+    connection.enter_catalogue(deadline, alone=True)
+    try:
+        rv, results = connection.call(name, deadline, *values)
+    finally:
+        connection.catalogue.leave()
+    return rv, int(results[-1]) if rv == ck.CKR_OK else 0
+
+
+def boolean(attribute: int, value: bool) -> Attribute:
+    """A CK_BBOOL attribute."""
+    return Attribute(attribute, b"\1" if value else b"\0")

@@ -1,0 +1,76 @@
+"""The first step of every creation: objects made by one call on one member.
+
+A policy for the failover loop: the primary, or the member where a session object of the call lives. Session objects
+are made on the virtual session's holder; the originals of keys to be published on a real session of their own, so that
+closing it destroys them whatever happened.
+
+Source: SEMANTICS.md sections 2 (holder sessions) and 3 (creation).
+"""
+
+from typing import Any
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function
+from pyha.runtime.calls import Objects, choose
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import Connection
+from pyha.runtime.session import VirtualSession
+
+
+class MakeCall:
+    """One creating call on one member. After CKR_OK `index`, `connection` and `real_session` say where; the results
+    are the call's.
+
+    `holder`: make it on the holder session of this virtual session; None: on a real session of its own (`workbench`),
+    which the caller discards.
+    """
+
+    def __init__(
+        self, group: GroupRuntime, function: Function, values: list[Any], holder: VirtualSession | None
+    ) -> None:
+        self.function = function
+        self.index = -1
+        self.connection: Connection | None = None
+        self.real_session = 0
+        self._group = group
+        self._holder = holder
+        self._objects = Objects(group, function, values)
+
+    def choose(self, excluded: set[int]) -> int | None:
+        return choose(self._group, self._objects, excluded, spread=False)
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        if self._holder is not None:
+            session = self._holder.holder(index, connection, deadline)
+        else:
+            session = connection.open_session(deadline)
+        done = False
+        try:
+            values = self._objects.translate(index, connection, session, deadline)
+            rv, results = make_with(connection, self.function, values, deadline)
+            done = rv == ck.CKR_OK
+        finally:
+            if not done and self._holder is None:
+                connection.discard(session, deadline)
+        if done:
+            self.index, self.connection, self.real_session = index, connection, session
+        return rv, results
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        if self._holder is not None:
+            # The holder is gone, and its objects with it.
+            self._holder.holders.pop(index, None)
+            self._group.objects.remove_where(session=self._holder.handle)
+        return True
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        return self._objects.unbind(connection)
+
+
+def make_with(connection: Connection, function: Function, values: list[Any], deadline: float) -> tuple[int, list[Any]]:
+    """One creating call beside no search of the same member. Raises MemberLost."""
+    connection.enter_catalogue(deadline, alone=True)
+    try:
+        return connection.invoke(function, values, deadline)
+    finally:
+        connection.catalogue.leave()

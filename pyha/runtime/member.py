@@ -1,0 +1,325 @@
+"""One member while it is connected: its module's link, real sessions, login, and one call on it.
+
+Knows one token behind one module; knows nothing of the other members, of virtual handles or of where calls go.
+Everything here belongs to one *generation*: a member that is lost is closed and connected anew as another
+`Connection`.
+
+Sources: SEMANTICS.md sections 2 and 4; REPLICATION.md (quirks: token missing right after C_Initialize, token info).
+"""
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pyha.abi.codec import Codecs, Malformed
+from pyha.abi.info import unpack_token_info
+from pyha.abi.link import Link, LinkDead, LinkFailed, LinkLate
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import BY_NAME, Function, Route
+from pyha.cryptoki.info import TokenInfo
+from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.values import MemberInitialize, Out
+from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.runtime.gate import Gate, GateTimeout
+
+Clock = Callable[[], float]
+
+_TRIES = 5
+_PAUSES = (0.005, 0.01, 0.02, 0.05)
+_SESSION_FLAGS = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION
+_LOW = {
+    ck.CKU_USER: ck.CKF_USER_PIN_COUNT_LOW | ck.CKF_USER_PIN_FINAL_TRY | ck.CKF_USER_PIN_LOCKED,
+    ck.CKU_SO: ck.CKF_SO_PIN_COUNT_LOW | ck.CKF_SO_PIN_FINAL_TRY | ck.CKF_SO_PIN_LOCKED,
+}
+
+
+class MemberLost(Exception):
+    """The member is gone. `culprit`: its helper died in this very call."""
+
+    def __init__(self, reason: str, culprit: bool = False) -> None:
+        super().__init__(reason)
+        self.culprit = culprit
+
+
+class LoginRefused(Exception):
+    """An automatic login was not tried, or refused: one sentence."""
+
+
+class TokenMatch(Protocol):
+    """The part of a member's URI that finds its token."""
+
+    def matches(self, info: TokenInfo, slot_id: int) -> bool: ...
+
+
+class Connection:
+    """One connection of a member, from its helper's start to its end.
+
+    `open_link(deadline)` starts the link; `token` finds the token among the module's slots; `generation` counts.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        generation: int,
+        open_link: Callable[[float], Link],
+        token: TokenMatch,
+        codecs: Codecs,
+        reserved: bytes | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.generation = generation
+        self.clock = clock
+        self.catalogue = Gate()
+        self.slot = -1
+        self.token_info: TokenInfo | None = None
+        self.bound: dict[int, int] = {}  # virtual object handle -> real one
+        self.known: dict[int, int] = {}  # and back
+        self.hidden: set[int] = set()  # real handles of domain keys and records
+        self.domain: dict[str, int] = {}  # domain key's role -> real handle
+        self.logged_in: int | None = None
+        self.served = 0
+        self._open_link = open_link
+        self._token = token
+        self._codecs = codecs
+        self._reserved = reserved
+        self._link: Link | None = None
+        self._idle: list[int] = []
+        self._anchor = 0
+        self._ours_to_finalize = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    def connect(self, deadline: float) -> None:
+        """Start the link, initialise the module, find the token. Raises MemberLost with the cause."""
+        try:
+            self._link = self._open_link(deadline)
+        except LinkFailed as failure:
+            raise MemberLost(str(failure)) from None
+        try:
+            self._initialize(deadline)
+            self._find_token(deadline)
+        except MemberLost:
+            self.close()
+            raise
+
+    def _initialize(self, deadline: float) -> None:
+        rv, _ = self.call("C_Initialize", deadline, MemberInitialize(self._reserved))
+        if rv not in (ck.CKR_OK, ck.CKR_CRYPTOKI_ALREADY_INITIALIZED):
+            raise MemberLost(f"C_Initialize answered {rv_name(rv)}")
+        self._ours_to_finalize = rv == ck.CKR_OK
+
+    def _find_token(self, deadline: float) -> None:
+        # SoftHSM rewrites its token file at every login of any process: for a moment the token is not there.
+        for attempt in range(_TRIES):
+            for slot in self._slots(deadline):
+                info = self._read_token_info(slot, deadline)
+                if info is not None and self._token.matches(info, slot):
+                    self.slot, self.token_info = slot, info
+                    return
+            if attempt == _TRIES - 1 or self.clock() >= deadline:
+                break
+            time.sleep(_PAUSES[attempt])
+            if self._ours_to_finalize:
+                self.call("C_Finalize", deadline, 0)
+                self._initialize(deadline)
+        raise MemberLost("its token is not among the module's tokens")
+
+    def _slots(self, deadline: float) -> tuple[int, ...]:
+        room: int | None = None
+        for _ in range(3):
+            rv, results = self.call("C_GetSlotList", deadline, 1, room)
+            count, slots = results[1] if results[1] is not None else (0, None)
+            if rv == ck.CKR_OK and slots is not None:
+                return tuple(slots)
+            if rv not in (ck.CKR_OK, ck.CKR_BUFFER_TOO_SMALL):
+                raise MemberLost(f"C_GetSlotList answered {rv_name(rv)}")
+            room = count + 1
+        return ()
+
+    def close(self, deadline: float | None = None) -> None:
+        """End the connection. With a deadline (seconds) the module may finalize first; never waits past it."""
+        link = self._link
+        if link is None:
+            return
+        if deadline is not None and self._ours_to_finalize and link.alive:
+            with contextlib.suppress(MemberLost):
+                self.call("C_Finalize", deadline, 0)
+        self._link = None
+        link.close()
+
+    # -- one call -----------------------------------------------------------------------------------------------
+
+    def invoke(self, function: Function, values: list[Any], deadline: float) -> tuple[int, list[Any]]:
+        """One call of the member's module with real handles in `values`: (CK_RV, results as the codec reads them).
+
+        `deadline`: monotonic seconds. Raises MemberLost where the member is gone or late.
+        """
+        link = self._link
+        if link is None:
+            raise MemberLost("it is not connected")
+        codec = self._codecs.of(function)
+        try:
+            arena = link.arena(codec.size(values), deadline)
+        except (LinkDead, LinkLate) as loss:
+            raise self._lost(function, loss) from None
+        used = arena.capacity
+        try:
+            used = codec.write(arena, values)
+            rv = link.invoke(arena, function.index, deadline)
+            return rv, codec.read(arena, values, rv)
+        except (LinkDead, LinkLate) as loss:
+            raise self._lost(function, loss) from None
+        except Malformed:
+            # The answer cannot be believed; whether the member can is for a probe to say.
+            return ck.CKR_DEVICE_ERROR, [None] * len(values)
+        finally:
+            link.release(arena, used)
+
+    def _lost(self, function: Function, loss: LinkDead | LinkLate) -> MemberLost:
+        if isinstance(loss, LinkDead):
+            return MemberLost(f"its helper ended during {function.name}", loss.culprit)
+        return MemberLost(f"{function.name} did not return within its deadline")
+
+    def call(self, name: str, deadline: float, *values: Any) -> tuple[int, list[Any]]:
+        """`invoke` by name, for housekeeping."""
+        return self.invoke(BY_NAME[name], list(values), deadline)
+
+    def offers(self, function: Function) -> bool:
+        """Whether the module has this function at all."""
+        return self._link is not None and self._link.offers(function.index)
+
+    # -- real sessions ------------------------------------------------------------------------------------------
+
+    def acquire(self, deadline: float) -> int:
+        """A real session with no operation on it; `give_back` or `discard` it. Raises MemberLost, SessionRefused."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.open_session(deadline)
+
+    def open_session(self, deadline: float) -> int:
+        """A new real session, always read/write: the rules of read-only ones are kept by us (SEMANTICS.md section
+        2)."""
+        rv, results = self.call("C_OpenSession", deadline, self.slot, _SESSION_FLAGS, None, None)
+        if rv != ck.CKR_OK:
+            if verdict(Route.LOCAL, rv) is not Verdict.ANSWER:
+                raise MemberLost(f"C_OpenSession answered {rv_name(rv)}")
+            raise SessionRefused(rv)
+        return int(results[3])
+
+    def give_back(self, session: int) -> None:
+        """Return a session that has no operation."""
+        if self._link is not None:
+            self._idle.append(session)
+
+    def discard(self, session: int, deadline: float) -> None:
+        """Close a session that may be spoilt. A member that is gone has none."""
+        with contextlib.suppress(MemberLost):
+            self.call("C_CloseSession", deadline, session)
+
+    def anchor(self, deadline: float) -> int:
+        """The session that keeps the login alive, and that logs in and out."""
+        if not self._anchor:
+            self._anchor = self.open_session(deadline)
+        return self._anchor
+
+    def release_all(self, deadline: float) -> None:
+        """The last virtual session closed: log out and close every real session (SEMANTICS.md section 2)."""
+        if self._anchor:
+            if self.logged_in is not None:
+                self.call("C_Logout", deadline, self._anchor)
+            self.call("C_CloseAllSessions", deadline, self.slot)
+        self.logged_in = None
+        self._anchor = 0
+        self._idle.clear()
+
+    # -- health and login ---------------------------------------------------------------------------------------
+
+    def alive(self, deadline: float) -> bool:
+        """A probe: whether the member gives any answer of its own on a fresh session. Raises nothing."""
+        try:
+            session = self.open_session(deadline)
+            rv, _ = self.call("C_GenerateRandom", deadline, session, Out(8))
+            self.discard(session, deadline)
+        except SessionRefused:
+            return True
+        except MemberLost:
+            return False
+        return verdict(Route.ANY, rv) is Verdict.ANSWER
+
+    def read_token_info(self, deadline: float) -> TokenInfo | None:
+        """The token's info now, None where the module could not say (SoftHSM fails while another process logs in)."""
+        for attempt in range(_TRIES):
+            info = self._read_token_info(self.slot, deadline)
+            if info is not None or self.clock() >= deadline:
+                return info
+            time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+        return None
+
+    def _read_token_info(self, slot: int, deadline: float) -> TokenInfo | None:
+        rv, results = self.call("C_GetTokenInfo", deadline, slot, None)
+        return unpack_token_info(results[1]) if rv == ck.CKR_OK else None
+
+    def login(self, user: int, pin: Any, deadline: float) -> int:
+        """C_Login by the application: the CK_RV is its answer."""
+        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+        if rv == ck.CKR_OK:
+            self.logged_in = user
+        return rv
+
+    def login_again(self, user: int, pin: Any, deadline: float) -> None:
+        """An automatic login, never tried where the token warns that few tries are left. Raises LoginRefused."""
+        info = self.read_token_info(deadline)
+        if info is None:
+            raise LoginRefused("login refused: its token info cannot be read, so the PIN's tries are not known")
+        if info.flags & _LOW[user]:
+            raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
+        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+        if rv not in (ck.CKR_OK, ck.CKR_USER_ALREADY_LOGGED_IN):
+            raise LoginRefused(f"login refused: C_Login answered {rv_name(rv)}")
+        self.logged_in = user
+
+    def logout(self, deadline: float) -> int:
+        """C_Logout. Handles of private objects are void afterwards (PKCS #11 section 5.6)."""
+        rv, _ = self.call("C_Logout", deadline, self.anchor(deadline))
+        self.logged_in = None
+        self.forget_objects()
+        return rv
+
+    def forget_objects(self) -> None:
+        """Drop every binding; objects are bound anew when they are used next."""
+        self.bound.clear()
+        self.known.clear()
+        self.hidden.clear()
+        self.domain.clear()
+
+    def forget_login(self) -> None:
+        """The module says that nobody is logged in: the anchor and the bindings of that login are void."""
+        self.logged_in = None
+        self._anchor = 0
+        self.forget_objects()
+
+    def drop_idle(self) -> None:
+        """A session that we held idle turned out to be gone: believe none of the others."""
+        self._idle.clear()
+
+    def knows_mechanism(self, mechanism: int) -> bool:
+        """Whether the parameter of this CK_MECHANISM_TYPE is known, from the table or the configuration."""
+        return mechanism in self._codecs.mechanisms
+
+    def enter_catalogue(self, deadline: float, alone: bool) -> None:
+        """Creation and destruction (`alone`) exclude searches on one member. Raises MemberLost at the deadline."""
+        try:
+            self.catalogue.enter(deadline, alone, self.clock)
+        except GateTimeout:
+            raise MemberLost("an earlier call holds its objects past the deadline") from None
+
+
+class SessionRefused(Exception):
+    """A real session could not be opened for a reason that is the application's to know. `rv`: the CK_RV."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__(rv_name(rv))
+        self.rv = rv

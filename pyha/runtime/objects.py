@@ -1,0 +1,123 @@
+"""Virtual object handles: one number for one object, whatever handles the members give it.
+
+Knows handles and identities; calls no member. A handle of a member never reaches the application, nor the other way.
+
+Source: SEMANTICS.md section 2.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from pyha.ha.identity import Identity
+from pyha.runtime.member import Connection
+
+
+@dataclass(slots=True)
+class Entry:
+    """One object. `session`: the virtual session a session object belongs to, and `home` the (member index, generation)
+    where that lives; both None for token objects. `value_length`: bytes of a secret key, where only we know it."""
+
+    handle: int
+    identity: Identity
+    session: int | None = None
+    home: tuple[int, int] | None = None
+    value_length: int | None = None
+
+
+class ObjectTable:
+    """All objects that the application was given handles of, over all sessions of one group."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[int, Entry] = {}
+        self._by_identity: dict[Identity, int] = {}
+        self._next = 1
+
+    def get(self, handle: int) -> Entry | None:
+        """The object behind a virtual handle."""
+        return self._entries.get(handle)
+
+    def entries(self) -> list[Entry]:
+        """All of them, as of now."""
+        with self._lock:
+            return list(self._entries.values())
+
+    def handle_for(self, connection: Connection, real: int) -> int | None:
+        """The virtual handle that this member's handle is bound to."""
+        return connection.known.get(real)
+
+    def found(self, connection: Connection, real: int, identity: Identity) -> Entry:
+        """The entry of a token object that a member showed: a known one that is the same and that this member has no
+        other handle of, else a new one."""
+        with self._lock:
+            handle = self._by_identity.get(identity)
+            if handle is None or handle in connection.bound:
+                handle = self._add(identity)
+            self._bind(connection, handle, real)
+            return self._entries[handle]
+
+    def made(
+        self,
+        identity: Identity,
+        bindings: list[tuple[Connection, int]],
+        session: int | None = None,
+        home: tuple[int, int] | None = None,
+    ) -> Entry:
+        """The entry of an object that was just made, with its real handle on each member that has it."""
+        with self._lock:
+            handle = self._add(identity)
+            entry = self._entries[handle]
+            entry.session, entry.home = session, home
+            for connection, real in bindings:
+                self._bind(connection, handle, real)
+            return entry
+
+    def bind(self, connection: Connection, handle: int, real: int) -> None:
+        """Bind a known object to a member's handle."""
+        with self._lock:
+            self._bind(connection, handle, real)
+
+    def unbind(self, connection: Connection, handle: int) -> None:
+        """This member's handle of the object is stale."""
+        with self._lock:
+            real = connection.bound.pop(handle, None)
+            if real is not None:
+                connection.known.pop(real, None)
+
+    def changed(self, handle: int, identity: Identity) -> None:
+        """The object's own attributes were changed through the group."""
+        with self._lock:
+            entry = self._entries.get(handle)
+            if entry is not None:
+                self._forget_identity(entry)
+                entry.identity = identity
+                self._by_identity.setdefault(identity, handle)
+
+    def remove(self, handle: int) -> None:
+        """The object is gone; its handle is never given again."""
+        with self._lock:
+            entry = self._entries.pop(handle, None)
+            if entry is not None:
+                self._forget_identity(entry)
+
+    def remove_where(self, session: int | None = None, private: bool = False) -> None:
+        """Forget a session's objects, or all private ones (logout voids their handles, section 5.6)."""
+        for entry in self.entries():
+            if (session is not None and entry.session == session) or (private and entry.identity.private):
+                self.remove(entry.handle)
+
+    def _add(self, identity: Identity) -> int:
+        handle = self._next
+        self._next += 1
+        self._entries[handle] = Entry(handle, identity)
+        self._by_identity.setdefault(identity, handle)
+        return handle
+
+    def _forget_identity(self, entry: Entry) -> None:
+        if self._by_identity.get(entry.identity) == entry.handle:
+            del self._by_identity[entry.identity]
+
+    @staticmethod
+    def _bind(connection: Connection, handle: int, real: int) -> None:
+        connection.bound[handle] = real
+        connection.known[real] = handle

@@ -1,0 +1,211 @@
+"""Policies for operations that stay open between calls: C_SignInit to C_SignFinal and their like.
+
+Keeps the journal of each open operation and brings it to another member when its own is lost. Output that the
+application already has must come out the same there (a hash is kept), or the operation ends with an honest error.
+
+Source: SEMANTICS.md section 3 (single- and multi-part crypto); PKCS #11 section 5.2 (what ends an operation).
+"""
+
+from typing import Any
+
+from pyha.abi.memory import memory_bytes
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
+from pyha.cryptoki.verdicts import ENDS_NO_OPERATION, Verdict, verdict
+from pyha.ha.journal import Entry, Journal, fingerprint
+from pyha.runtime.calls import Objects, choose
+from pyha.runtime.failover import Abandoned, run
+from pyha.runtime.group import GroupRuntime, NobodyLeft
+from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.session import Place, VirtualSession
+
+JOURNAL_LIMIT = 4 * 1024 * 1024
+"""Bytes of an operation's data that are kept to say them again to another member."""
+
+
+def operate(
+    group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]
+) -> tuple[int, list[Any]]:
+    """A START, CONTINUE or FINISH call: (CK_RV, results). Raises NobodyLeft, Unknown. The caller holds the session's
+    lock."""
+    operation = function.operation
+    assert operation is not None
+    starting = function.route is Route.START
+    if not starting and operation not in session.journals:
+        return ck.CKR_OPERATION_NOT_INITIALIZED, []
+    call = OperationCall(group, session, function, values)
+    try:
+        rv, results = run(group, call)
+    except NobodyLeft:
+        drop(group, session)
+        raise
+    if rv == ck.CKR_OK:
+        if function.route is Route.FINISH:
+            if not _asks_size(values):
+                _finish(group, session, function, clean=True)
+        elif not _asks_size(values):
+            _record(session, function, values, results)
+    elif not starting and rv not in ENDS_NO_OPERATION:
+        _finish(group, session, function, clean=False)
+    elif starting and not session.journals:
+        drop(group, session)
+    return rv, results
+
+
+def drop(group: GroupRuntime, session: VirtualSession) -> None:
+    """End every open operation of the session and throw its real session away."""
+    for operation in list(session.journals):
+        session.end(operation)
+    _leave_place(group, session, clean=False)
+
+
+class OperationCall:
+    """One call of an open (or opening) operation."""
+
+    def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> None:
+        self.function = function
+        self._group = group
+        self._session = session
+        self._objects = Objects(group, function, values)
+        self._last_rv = ck.CKR_OK
+
+    def choose(self, excluded: set[int]) -> int | None:
+        place = self._session.place
+        if place is not None and place.index not in excluded:
+            if self._group.connections[place.index] is place.connection:
+                return place.index
+            excluded.add(place.index)
+        if place is not None and not self._movable():
+            return None
+        return choose(self._group, self._objects, excluded, spread=True)
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        place = self._session.place
+        if place is None or place.connection is not connection or not place.real:
+            place = self._move(index, connection, deadline)
+        values = self._objects.translate(index, connection, place.real, deadline)
+        self._last_rv, results = connection.invoke(self.function, values, deadline)
+        return self._last_rv, results
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        place = self._session.place
+        if place is None or not place.real:
+            return True
+        if self._session.journals and (self._last_rv == ck.CKR_OPERATION_ACTIVE or not self._movable()):
+            return False
+        connection.discard(place.real, deadline)
+        connection.drop_idle()
+        place.real = 0
+        return True
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        return self._objects.unbind(connection)
+
+    def _movable(self) -> bool:
+        return all(journal.replayable() for journal in self._session.journals.values())
+
+    def _move(self, index: int, connection: Connection, deadline: float) -> Place:
+        """Give the session a place on this member, and bring its open operations there."""
+        if not self._movable():
+            raise Abandoned(ck.CKR_DEVICE_ERROR)
+        _leave_place(self._group, self._session, clean=False)
+        journals = [journal for journal in self._session.journals.values() if journal.entries]
+        real = connection.open_session(deadline) if journals else connection.acquire(deadline)
+        weight = self._group.weight(self.function)
+        place = Place(index, connection, real, weight)
+        for journal in journals:
+            for entry in journal.entries:
+                self._replay(place, entry, deadline)
+        self._group.add_load(index, weight)
+        self._session.place = place
+        return place
+
+    def _replay(self, place: Place, entry: Entry, deadline: float) -> None:
+        objects = Objects(self._group, entry.function, entry.values)
+        values = objects.translate(place.index, place.connection, place.real, deadline)
+        rv, results = place.connection.invoke(entry.function, values, deadline)
+        if rv != ck.CKR_OK:
+            if verdict(entry.function.route, rv) is Verdict.MEMBER_LOST:
+                raise MemberLost(f"{entry.function.name} answered {rv:#x}")
+            place.connection.discard(place.real, deadline)
+            raise Abandoned(ck.CKR_DEVICE_ERROR)
+        if entry.output is not None and entry.output != _output_again(results):
+            place.connection.discard(place.real, deadline)
+            raise Abandoned(ck.CKR_DEVICE_ERROR)
+
+
+def _output_again(results: list[Any]) -> tuple[int, bytes] | None:
+    return fingerprint(results[-1][1] or b"") if results and results[-1] is not None else None
+
+
+def _asks_size(values: list[Any]) -> bool:
+    return bool(values) and isinstance(values[-1], Out) and values[-1].capacity is None
+
+
+def _record(session: VirtualSession, function: Function, values: list[Any], results: list[Any]) -> None:
+    """Write a call that succeeded into its operation's journal."""
+    assert function.operation is not None
+    journal = session.journals.get(function.operation)
+    if journal is None:
+        journal = session.journals[function.operation] = Journal(JOURNAL_LIMIT)
+    if not journal.replayable():
+        return
+    output = None
+    own: list[Any] = []
+    size = 0
+    for value, result in zip(values, results, strict=True):
+        if isinstance(value, Out):
+            length = result[0]
+            output = fingerprint(memory_bytes(value.memory, length) if value.memory is not None else result[1] or b"")
+            own.append(Out(length + 64))
+            continue
+        copy, taken = _own(value)
+        own.append(copy)
+        size += taken
+    journal.add(function, own, size, output)
+
+
+def _own(value: Any) -> tuple[Any, int]:
+    """Our own copy of an argument value, and the bytes it takes; the application's memory is its own after the call."""
+    if value is None or isinstance(value, int):
+        return value, 0
+    if isinstance(value, Mechanism):
+        parameter = _own_parameter(value.parameter) if value.parameter is not None else None
+        return Mechanism(value.type, parameter), 0
+    copy = bytearray(value)
+    return copy, len(copy)
+
+
+def _own_parameter(parameter: Parameter) -> Parameter:
+    regions = []
+    for region in parameter.regions:
+        content = region.content
+        if isinstance(content, Parameter):
+            content = _own_parameter(content)
+        elif isinstance(content, Out):
+            content = Out(content.capacity)
+        else:
+            content = bytes(content)
+        regions.append(Region(region.offset, content))
+    return Parameter(bytes(parameter.raw), tuple(regions), parameter.handles, parameter.back)
+
+
+def _finish(group: GroupRuntime, session: VirtualSession, function: Function, clean: bool) -> None:
+    assert function.operation is not None
+    session.end(function.operation)
+    if not session.journals:
+        _leave_place(group, session, clean)
+
+
+def _leave_place(group: GroupRuntime, session: VirtualSession, clean: bool) -> None:
+    place, session.place = session.place, None
+    if place is None:
+        return
+    group.add_load(place.index, -place.weight)
+    if not place.real or group.connections[place.index] is not place.connection:
+        return
+    if clean:
+        place.connection.give_back(place.real)
+    else:
+        place.connection.discard(place.real, group.deadline())

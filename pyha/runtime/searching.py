@@ -1,0 +1,125 @@
+"""C_FindObjectsInit: the primary's matching objects, drained at once, as virtual handles.
+
+Leaves out what is the group's own: domain keys, records, and the session objects that replication makes in passing.
+
+Source: SEMANTICS.md sections 2, 3 (retrieval) and 5 (records are never seen).
+"""
+
+from typing import Any
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Function
+from pyha.cryptoki.values import Template
+from pyha.ha.domain import could_match_domain, could_match_record, domain_search, record_search
+from pyha.runtime.binding import read_identity
+from pyha.runtime.failover import run
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import SearchFailed, search
+from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.session import VirtualSession
+
+
+def find(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
+    """Open the session's search; the CK_RV. Raises NobodyLeft. The caller holds the session's lock."""
+    if session.found is not None:
+        return ck.CKR_OPERATION_ACTIVE
+    template: Template = values[1]
+    call = SearchCall(group, session, function, template)
+    rv, results = run(group, call)
+    if rv != ck.CKR_OK:
+        return rv
+    session.found = results + _elsewhere(group, call.index, template)
+    return rv
+
+
+def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int]:
+    """Matching session objects of the application that live on other members."""
+    homes = {entry.home[0] for entry in group.objects.entries() if entry.home is not None} - {searched}
+    found: list[int] = []
+    for index in homes:
+        connection = group.connections[index]
+        if connection is None:
+            continue
+        deadline = group.deadline()
+        try:
+            real_session = connection.acquire(deadline)
+            reals = search(connection, real_session, template, deadline)
+            connection.give_back(real_session)
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+            continue
+        except SearchFailed:
+            continue
+        for real in reals:
+            entry = group.objects.get(connection.known.get(real, 0))
+            if entry is not None and entry.home is not None:
+                found.append(entry.handle)
+    return found
+
+
+class SearchCall:
+    """One whole search on one member."""
+
+    def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, template: Template) -> None:
+        self.function = function
+        self.index = -1
+        self._group = group
+        self._session = session
+        self._template = template
+
+    def choose(self, excluded: set[int]) -> int | None:
+        place = self._session.place
+        if place is not None and place.index not in excluded:
+            return place.index
+        return self._group.choose(excluded, spread=False)
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        self.index = index
+        place = self._session.place
+        # A search beside an open operation is asked of the same real session: the member's own rule decides.
+        borrowed = place.real if place is not None and place.connection is connection else 0
+        real_session = borrowed or connection.acquire(deadline)
+        try:
+            reals = search(connection, real_session, self._template, deadline)
+            hidden = _hidden(self._group, connection, real_session, self._template, deadline)
+            handles = [self._handle(connection, real, deadline) for real in reals if real not in hidden]
+        except SearchFailed as failure:
+            return failure.rv, []
+        finally:
+            if not borrowed:
+                connection.give_back(real_session)
+        return ck.CKR_OK, [handle for handle in handles if handle is not None]
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        if self._session.place is not None:
+            return False
+        connection.drop_idle()
+        return True
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        return False
+
+    def _handle(self, connection: Connection, real: int, deadline: float) -> int | None:
+        known = connection.known.get(real)
+        if known is not None:
+            if self._group.objects.get(known) is not None:
+                return known
+            self._group.objects.unbind(connection, known)
+        session = connection.acquire(deadline)
+        identity = read_identity(connection, session, real, deadline)
+        connection.give_back(session)
+        if identity is None or not (identity.token or self._group.raw):
+            return None
+        return self._group.objects.found(connection, real, identity).handle
+
+
+def _hidden(group: GroupRuntime, connection: Connection, session: int, template: Template, deadline: float) -> set[int]:
+    """Real handles among the matches that the application must not see."""
+    if group.raw or group.user is None:
+        return set()
+    hidden: set[int] = set()
+    if could_match_domain(template):
+        hidden.update(search(connection, session, domain_search(group.settings.id), deadline))
+    if could_match_record(template):
+        hidden.update(search(connection, session, record_search(), deadline))
+    return hidden

@@ -1,0 +1,56 @@
+"""A virtual session: what the application sees as one session, over real ones on several members.
+
+Plain state, guarded by the session's own lock; calls no member. At most one member holds the open operations of a
+session; a second operation follows the first (SEMANTICS.md section 3).
+"""
+
+import threading
+from dataclasses import dataclass, field
+
+from pyha.cryptoki.functions import Operation
+from pyha.ha.journal import Journal
+from pyha.runtime.member import Connection
+
+
+@dataclass(slots=True)
+class Place:
+    """Where a session's open operations are: a member's real session, kept until the last of them ends.
+
+    `weight`: seconds of expected work by which the member's load was raised.
+    """
+
+    index: int
+    connection: Connection
+    real: int
+    weight: float
+
+
+@dataclass(slots=True, eq=False)
+class VirtualSession:
+    """`writable`: opened with CKF_RW_SESSION. `journals`: of each open operation. `found`: object handles of the open
+    search that were not fetched yet, None where none is open. `holders`: member index -> (generation, real session) on
+    which the session's own objects live, never one that runs operations."""
+
+    handle: int
+    slot: int
+    writable: bool
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    place: Place | None = None
+    journals: dict[Operation, Journal] = field(default_factory=dict)
+    found: list[int] | None = None
+    holders: dict[int, tuple[int, int]] = field(default_factory=dict)
+    closed: bool = False
+
+    def holder(self, index: int, connection: Connection, deadline: float) -> int:
+        """The real session on that member that session objects are made on; opened when first needed."""
+        held = self.holders.get(index)
+        if held is None or held[0] != connection.generation:
+            held = (connection.generation, connection.open_session(deadline))
+            self.holders[index] = held
+        return held[1]
+
+    def end(self, operation: Operation) -> None:
+        """The operation is over, its journal wiped."""
+        journal = self.journals.pop(operation, None)
+        if journal is not None:
+            journal.wipe()
