@@ -54,7 +54,6 @@ int main(int argc, char **argv)
     void *handle;
 
     CHECK(argc == 2);
-    setlocale(LC_ALL, "");
     look(&before);
     CK_FUNCTION_LIST *list = load(argv[1], &handle);
     CHECK(list->C_Initialize(NULL) == CKR_OK);
