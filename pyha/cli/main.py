@@ -17,6 +17,7 @@ from pyha.cli.errors import Mistake
 
 COMMANDS = {
     "config": ("pyha.cli.config", "check the configuration"),
+    "group": ("pyha.cli.group", "make and show groups"),
     "module-path": ("pyha.cli.module_path", "print where the PKCS #11 module is"),
 }
 """Name -> (module, one line of help)."""

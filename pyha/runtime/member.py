@@ -21,6 +21,7 @@ from pyha.cryptoki.info import TokenInfo
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import MemberInitialize, Out
 from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.ha.domain import DomainKey
 from pyha.runtime.gate import Gate, GateTimeout
 
 Clock = Callable[[], float]
@@ -77,7 +78,7 @@ class Connection:
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
         self.hidden: set[int] = set()  # real handles of domain keys and records
-        self.domain: dict[str, int] = {}  # domain key's role -> real handle
+        self.domain: dict[DomainKey, int] = {}  # domain keys -> real handles
         self.logged_in: int | None = None
         self.served = 0
         self._open_link = open_link

@@ -1,0 +1,229 @@
+"""`pyha group create`: from a label and some tokens to a configured group with its domain keys on every member.
+
+Order: everything that can be wrong is looked at first; then the domain keys are made, the doors tried, the backup and
+the configuration written. What fails on the way takes the domain keys back.
+
+Source: SEMANTICS.md sections 1 and 5.
+"""
+
+import argparse
+import ctypes
+import getpass
+import os
+import secrets
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from pyha.abi.codec import Codecs
+from pyha.cli import config_write, sealing, usage
+from pyha.cli.config import chosen
+from pyha.cli.errors import Mistake
+from pyha.ha.domain import DomainKey
+from pyha.ha.settings import Isolation, Role, TokenSnapshot
+from pyha.runtime import config, founding, pinsource, schema, uri
+from pyha.runtime.assembly import connector
+from pyha.runtime.founding import Candidate, NotServable
+from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
+from pyha.runtime.member import MemberLost
+from pyha.runtime.naming import group_serial
+from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
+
+_MCL_CURRENT_AND_FUTURE = 3
+_PR_SET_DUMPABLE = 4
+_NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
+
+
+def add_arguments(actions: Any) -> None:
+    """The arguments of `create`."""
+    about = "make a group of tokens: one virtual token over all of them"
+    parser = actions.add_parser("create", help=about, description=about)
+    parser.add_argument("label", help="label of the virtual token")
+    parser.add_argument("uri", nargs="+", help="PKCS #11 URI of an active member, with module-path")
+    parser.add_argument("--standby", metavar="URI", action="append", default=[], help="a standby member")
+    parser.add_argument(
+        "--pin-source",
+        metavar="SOURCE",
+        default="prompt",
+        help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
+    )
+    parser.add_argument("--environment", metavar="NAME=VALUE", action="append", default=[], help="for the helpers")
+    parser.add_argument("--isolation", choices=[each.value for each in Isolation], default=Isolation.PROCESS.value)
+    parser.add_argument("--backup-to", metavar="PEM", help="seal a backup of the domain keys to this RSA public key")
+    parser.add_argument("--backup", metavar="FILE", help="where the backup goes (default: LABEL.pyha-backup)")
+    parser.add_argument("--config", metavar="FILE", help="the configuration to write (default: the module's)")
+    parser.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0. Raises Mistake for all that stands in the way."""
+    path = _configuration_path(arguments.config)
+    before = config.read(path)[0] if os.path.exists(path) else Configuration()
+    settings = _settings(arguments)
+    if any(group.label == settings.label for group in before.groups):
+        raise Mistake(f'{path} has a group "{settings.label}" already')
+    config_write.prepare(path)
+    sealing_key = sealing.public_key(arguments.backup_to) if arguments.backup_to else None
+    backup = os.path.abspath(arguments.backup or f"{settings.label}.pyha-backup")
+    if sealing_key is not None and os.path.exists(backup):
+        raise Mistake(f"{backup} is there already")
+    _protect_memory()
+    candidates = _candidates(settings)
+    values = {key: _random(32) for key in DomainKey}
+    try:
+        settings = _examine(candidates, settings, arguments.pin_source)
+        configuration = replace(before, groups=(*before.groups, settings))
+        text = _checked(configuration)
+        founding.put_domain_keys(candidates, settings.id, values)
+        try:
+            _try_doors(candidates, arguments.allow_open_doors)
+            if sealing_key is not None:
+                config_write.write(backup, sealing.seal(sealing_key, settings.id, settings.label, values), mode=0o600)
+            config_write.write(path, text)
+        except BaseException:
+            founding.remove_domain_keys(candidates)
+            raise
+    except NotServable as reason:
+        raise Mistake(str(reason)) from None
+    finally:
+        for value in values.values():
+            value[:] = bytes(len(value))
+        for candidate in candidates:
+            candidate.connection.close(candidate.deadline())
+    print(usage.after_creation(settings, path, backup if sealing_key is not None else None))
+    return 0
+
+
+def _configuration_path(named: str | None) -> str:
+    try:
+        return chosen(named)
+    except Mistake:
+        return config.SYSTEM if os.geteuid() == 0 else os.path.expanduser("~/.config/pyha/pyha.toml")
+
+
+def _settings(arguments: argparse.Namespace) -> GroupSettings:
+    environment = {}
+    for setting in arguments.environment:
+        name, separator, value = setting.partition("=")
+        if not separator or not name:
+            raise Mistake(f"--environment {setting} is not NAME=VALUE")
+        environment[name] = value
+    members = [_member(text, Role.ACTIVE, environment) for text in arguments.uri]
+    members += [_member(text, Role.STANDBY, environment) for text in arguments.standby]
+    return GroupSettings(
+        arguments.label, secrets.token_bytes(16), "", tuple(members), isolation=Isolation(arguments.isolation)
+    )
+
+
+def _member(text: str, role: Role, environment: dict[str, str]) -> MemberSettings:
+    try:
+        address = uri.parse(text)
+    except uri.UriError as error:
+        raise Mistake(str(error)) from None
+    if address.module_path is None:
+        raise Mistake(f"{text} has no module-path")
+    return MemberSettings(address, schema.default_name(address), role, environment=environment)
+
+
+def _candidates(settings: GroupSettings) -> list[Candidate]:
+    connect = connector(settings, Codecs())
+    return [Candidate(connect(index, 1), settings.deadline) for index in range(len(settings.members))]
+
+
+def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: str) -> GroupSettings:
+    """Log in everywhere and find out whether these tokens make a group: the settings with serials and token
+    snapshot."""
+    shared: bytearray | None = None
+    offers = []
+    members: list[MemberSettings] = []
+    serials: dict[tuple[str, str], str] = {}
+    try:
+        for candidate, member in zip(candidates, settings.members, strict=True):
+            own = member.uri.pin_source
+            if own is None and shared is None:
+                shared = _pin(source)
+            pin = _pin(own) if own is not None else shared
+            founding.enter(candidate, pin)
+            info = candidate.connection.token_info
+            assert info is not None
+            twin = serials.setdefault((info.serial, info.manufacturer), candidate.name)
+            if twin != candidate.name or sum(info.serial == each.uri.serial for each in members):
+                raise NotServable(f"{candidate.name}: this token is named twice")
+            members.append(replace(member, uri=replace(member.uri, serial=info.serial, token=info.label)))
+            held = founding.require_new(candidate)
+            if held:
+                print(
+                    f"pyha: warning: {candidate.name} holds {held} objects, which are not replicated by making a group",
+                    file=sys.stderr,
+                )
+            founding.check_records(candidate)
+            try:
+                offer = offered(candidate.connection, candidate.deadline())
+            except MemberLost as loss:
+                raise NotServable(f"{candidate.name}: {loss}") from None
+            for mechanism, name in _NEEDED.items():
+                if mechanism not in offer:
+                    raise NotServable(f"{candidate.name}: the module has no {name}, so that no key can be cloned")
+            offers.append(offer)
+    finally:
+        if shared is not None:
+            shared[:] = bytes(len(shared))
+    first = candidates[0].connection.token_info
+    serial = group_serial(first.serial if first is not None else "")
+    if any(serial == member.uri.serial for member in members):
+        raise NotServable(f"the group's serial {serial} is that of one of its members")
+    snapshot: TokenSnapshot = snapshot_of(first, common_mechanisms(offers))
+    names = [member.name for member in members]
+    unique = tuple(
+        member if names.count(member.name) == 1 else replace(member, name=f"{member.name}-{member.uri.serial}")
+        for member in members
+    )
+    return replace(settings, serial=serial, members=unique, token=snapshot)
+
+
+def _pin(source: str) -> bytearray:
+    if source == "prompt":
+        return bytearray(getpass.getpass("User PIN of the members: ").encode())
+    try:
+        return pinsource.read(source, os.environ)
+    except pinsource.PinUnavailable as error:
+        raise Mistake(str(error)) from None
+
+
+def _checked(configuration: Configuration) -> str:
+    """The text to write, once the module itself would take it."""
+    import tomllib
+
+    text = config_write.render(configuration)
+    _, errors = schema.read(tomllib.loads(text))
+    if errors:
+        raise Mistake("; ".join(errors))
+    return text
+
+
+def _try_doors(candidates: Sequence[Candidate], allowed: bool) -> None:
+    for candidate in candidates:
+        for door in founding.open_doors(candidate):
+            if not allowed:
+                raise NotServable(f"{candidate.name}: {door} (--allow-open-doors takes the token all the same)")
+            print(f"pyha: warning: {candidate.name}: {door}", file=sys.stderr)
+
+
+def _protect_memory() -> None:
+    """Nothing of this process reaches swap or a core file while it holds domain keys. Best effort: limits may
+    forbid."""
+    libc = ctypes.CDLL(None)
+    libc.mlockall(_MCL_CURRENT_AND_FUTURE)
+    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _random(size: int) -> bytearray:
+    """Random bytes in memory that can be wiped."""
+    value = bytearray(size)
+    with open("/dev/urandom", "rb", buffering=0) as source:
+        read = source.readinto(value)
+    if read != size:
+        raise Mistake("/dev/urandom gave too little")
+    return value
