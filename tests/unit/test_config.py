@@ -2,6 +2,8 @@
 once."""
 
 import os
+import subprocess
+import sys
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -364,6 +366,14 @@ def test_the_effective_user_counts(put: Put, tmp_path: Path) -> None:
             directory.chmod(0o711)
         os.seteuid(NOBODY)
         assert config.load(str(path)).groups
+        os.seteuid(0)
+        os.chown(path, 0, 0)
+        os.seteuid(NOBODY)
+        assert config.load(str(path)).groups
+        os.seteuid(0)
+        os.chown(path, 1, 0)
+        os.seteuid(NOBODY)
+        assert refusal(path) == f"belongs to user 1: it must belong to root or to user {NOBODY}"
     finally:
         os.seteuid(0)
         for directory, mode in modes.items():
@@ -380,7 +390,9 @@ def test_a_symbolic_link_is_refused_as_its_targets_directory_is_unchecked(put: P
 def test_what_is_no_file_is_refused_without_waiting(put: Put) -> None:
     fifo = put().with_name("fifo.toml")
     os.mkfifo(fifo, 0o600)
-    assert refusal(fifo) == "is not a regular file"
+    program = f"from pyha.runtime import config\nconfig.load({str(fifo)!r})"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr.endswith(f"{fifo}: is not a regular file\n")
     assert refusal(fifo.parent) == "is not a regular file"
 
 

@@ -103,7 +103,15 @@ def test_what_is_no_source(source: str) -> None:
     refusal(source)
 
 
-def test_what_was_read_is_the_only_copy(pin_file: Path) -> None:
-    pin = pinsource.read(f"file:{pin_file}", {})
-    pin[:] = bytes(len(pin))
+def test_what_is_handed_over_is_the_only_copy(pin_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[memoryview] = []
+    real = os.readv
+
+    def readv(descriptor: int, buffers: list[memoryview]) -> int:
+        used.extend(buffers)
+        return real(descriptor, buffers)
+
+    monkeypatch.setattr(os, "readv", readv)
     assert trusted.read(str(pin_file), 100, private=True) == b"98761234\n"
+    assert used
+    assert not any(any(buffer) for buffer in used)
