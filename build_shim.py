@@ -6,6 +6,7 @@ call means. Nothing is compiled again that did not change.
 """
 
 import argparse
+import compileall
 import fcntl
 import hashlib
 import json
@@ -376,6 +377,8 @@ def main() -> int:
     except BuildError as error:
         print(f"build_shim.py: {error}", file=sys.stderr)
         return 1
+    # The embedded interpreter writes no bytecode, so without this it would compile our sources at every start.
+    compileall.compile_dir(ROOT / "pyha", quiet=2)
     for path in built:
         if path.exists():
             print(path)
