@@ -5,6 +5,7 @@ Knows owners and modes; nothing of what the content means. Everything is checked
 what is read.
 """
 
+import errno
 import os
 import stat
 
@@ -28,14 +29,14 @@ def read(path: str, limit: int, *, private: bool = False) -> bytearray:
         # O_NOFOLLOW: behind a symbolic link lies another directory, which nobody would have checked.
         # O_NONBLOCK: a FIFO in the file's place must not hold up the application.
         flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-        if stat.S_ISLNK(os.stat(name, dir_fd=holder, follow_symlinks=False).st_mode):
-            raise FileRefused("is a symbolic link: name the file itself, so that its own directory is checked")
         descriptor = os.open(name, flags, dir_fd=holder)
         try:
             return _content(path, descriptor, limit, private)
         finally:
             os.close(descriptor)
     except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise FileRefused("is a symbolic link: name the file itself, so that its directory is checked") from None
         raise FileRefused(f"cannot be read: {error.strerror}") from None
     finally:
         os.close(holder)
