@@ -68,8 +68,7 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
     if (pyha_now() >= deadline)
         return PYHA_LATE;
     struct pyha_shared *shared = arena->shared;
-    if (++arena->number <= PYHA_MAPPED)
-        arena->number = PYHA_MAPPED + 1;
+    arena->number = pyha_next(arena->number);
     shared->index = index;
     atomic_store_explicit(&shared->request, arena->number, memory_order_release);
     pyha_futex_wake(&shared->request);
@@ -119,7 +118,7 @@ static int share(pyha_arena *arena)
 static int make_shared(pyha_arena *arena, double deadline)
 {
     for (;;) {
-        sigset_t saved;
+        struct pyha_guarded saved;
         int error = EPIPE;
         pyha_guard_enter(&saved);
         if (!atomic_load(&arena->link->ended)) {
@@ -182,7 +181,7 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
     arena->words = arena->shared->words;
     arena->here = (uint8_t *)arena->shared + PYHA_HEAD;
     atomic_fetch_add(&link->users, 1);
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     arena->next = link->arenas;
     link->arenas = arena;
@@ -193,7 +192,7 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
 
 void pyha_arena_forget(pyha_arena *arena)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     if (!arena->link->local && !atomic_load(&arena->link->ended))
         pyha_link_send(arena->link, PYHA_FORGET, arena->identity, -1);
@@ -203,7 +202,7 @@ void pyha_arena_forget(pyha_arena *arena)
 void pyha_arena_drop(pyha_arena *arena)
 {
     pyha_link *link = arena->link;
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     for (pyha_arena **place = &link->arenas; *place; place = &(*place)->next)
         if (*place == arena) {

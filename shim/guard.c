@@ -7,32 +7,34 @@
 #include "link.h"
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER;
-static sigset_t before_fork; /* belongs to whoever holds the guard */
+static struct pyha_guarded before_fork; /* belongs to whoever holds the guard */
 
-void pyha_guard_enter(sigset_t *saved)
+void pyha_guard_enter(struct pyha_guarded *saved)
 {
     sigset_t all;
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, saved);
+    pthread_sigmask(SIG_SETMASK, &all, &saved->signals);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &saved->cancel);
     pthread_mutex_lock(&guard);
 }
 
-void pyha_guard_leave(const sigset_t *saved)
+void pyha_guard_leave(const struct pyha_guarded *saved)
 {
     pthread_mutex_unlock(&guard);
-    pthread_sigmask(SIG_SETMASK, saved, NULL);
+    pthread_setcancelstate(saved->cancel, NULL);
+    pthread_sigmask(SIG_SETMASK, &saved->signals, NULL);
 }
 
 static void prepare(void)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     before_fork = saved;
 }
 
 static void in_parent(void)
 {
-    sigset_t saved = before_fork;
+    struct pyha_guarded saved = before_fork;
     pyha_guard_leave(&saved);
 }
 

@@ -9,8 +9,13 @@
 
 #include <signal.h>
 
-/* Signals stay blocked inside: a handler that forks there would wait for its own thread. */
-void pyha_guard_enter(sigset_t *saved);
-void pyha_guard_leave(const sigset_t *saved);
+/* What entering changes in the calling thread, to be restored. */
+struct pyha_guarded {
+    sigset_t signals; /* blocked inside: a handler that forks there would wait for its own thread */
+    int cancel;       /* disabled inside: a cancelled thread would never leave */
+};
+
+void pyha_guard_enter(struct pyha_guarded *saved);
+void pyha_guard_leave(const struct pyha_guarded *saved);
 
 #endif

@@ -94,24 +94,24 @@ static void *serve(void *argument)
 {
     struct arena *arena = argument;
     struct pyha_shared *shared = arena->shared;
-    uint32_t done = PYHA_MAPPED;
+    uint32_t wanted = pyha_next(PYHA_MAPPED);
     /* A module that overflows its stack must still be able to say so. */
     stack_t stack = {.ss_sp = malloc(SIGNAL_STACK), .ss_size = SIGNAL_STACK};
     if (stack.ss_sp)
         sigaltstack(&stack, NULL);
     for (;;) {
         uint64_t words[PYHA_WORDS];
-        uint32_t asked;
-        while ((asked = atomic_load_explicit(&shared->request, memory_order_acquire)) == done)
-            pyha_futex_wait(&shared->request, done, NULL);
+        uint32_t seen;
+        while ((seen = atomic_load_explicit(&shared->request, memory_order_acquire)) != wanted)
+            pyha_futex_wait(&shared->request, seen, NULL);
         memcpy(words, shared->words, sizeof words);
-        running_number = asked;
+        running_number = wanted;
         running = shared;
         shared->result = pyha_module_call(&module, shared->index, words);
         running = NULL;
-        atomic_store_explicit(&shared->reply, asked, memory_order_release);
+        atomic_store_explicit(&shared->reply, wanted, memory_order_release);
         pyha_futex_wake(&shared->reply);
-        done = asked;
+        wanted = pyha_next(wanted);
     }
     return NULL;
 }
@@ -120,7 +120,6 @@ static int start_serving(struct arena *arena)
 {
     pthread_t thread;
     pthread_attr_t detached;
-    atomic_store(&arena->shared->request, PYHA_MAPPED);
     arena->next = atomic_load(&serving);
     atomic_store(&serving, arena);
     pthread_attr_init(&detached);
@@ -151,10 +150,10 @@ static void take(uint32_t identity, int memory, int serves)
                 arena->next = lent;
                 lent = arena;
             }
+            close(memory);
             arena->shared->there = (uint64_t)(uintptr_t)mapped + PYHA_HEAD;
             atomic_store_explicit(&arena->shared->reply, PYHA_MAPPED, memory_order_release);
             pyha_futex_wake(&arena->shared->reply);
-            close(memory);
             return;
         }
     }

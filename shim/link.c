@@ -118,7 +118,7 @@ static void give_up_descriptors(pyha_link *link)
 
 int pyha_link_close(pyha_link *link)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     if (!pyha_link_owned(link))
         return 0;
     pyha_guard_enter(&saved);
@@ -143,7 +143,7 @@ static void enroll(pyha_link *link)
 
 void pyha_link_unref(pyha_link *link)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     if (atomic_fetch_sub(&link->users, 1) != 1)
         return;
     pyha_guard_enter(&saved);
@@ -211,6 +211,16 @@ static char **merged(char **settings)
     return result;
 }
 
+/* Out of the numbers of standard input to standard error, where somebody would print into it. */
+static int above_standard(int descriptor)
+{
+    if (descriptor < 0 || descriptor > STDERR_FILENO)
+        return descriptor;
+    int moved = fcntl(descriptor, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    close(descriptor);
+    return moved;
+}
+
 /* Descriptors and process; guarded, so that a fork finds them whole. An errno. */
 static int start_helper(pyha_link *link, const char *program, char *const argv[], char *const envp[])
 {
@@ -219,22 +229,23 @@ static int start_helper(pyha_link *link, const char *program, char *const argv[]
     struct pyha_spawned spawned = {-1, -1};
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return errno;
-    int application = pidfd_open(getpid(), 0);
-    int error = application < 0 || fstat(pair[0], &found) < 0 ? errno : 0;
+    int control = above_standard(pair[0]), theirs = above_standard(pair[1]);
+    int application = above_standard(pidfd_open(getpid(), 0));
+    int error = theirs < 0 || application < 0 || fstat(control, &found) < 0 ? errno : 0;
     if (!error)
-        error = pyha_spawn(&spawned, program, argv, envp, pair[1], application);
-    close(pair[1]);
-    if (application >= 0)
-        close(application);
-    if (error) {
-        close(pair[0]);
-        return error;
+        error = pyha_spawn(&spawned, program, argv, envp, theirs, application);
+    if (!error) {
+        link->control = control;
+        link->socket = found.st_ino;
+        link->helper = above_standard(spawned.pidfd);
+        link->pid = spawned.pid;
+        control = -1;
     }
-    link->control = pair[0];
-    link->socket = found.st_ino;
-    link->helper = spawned.pidfd;
-    link->pid = spawned.pid;
-    return 0;
+    const int done[] = {control, theirs, application};
+    for (size_t n = 0; n < sizeof done / sizeof *done; n++)
+        if (done[n] >= 0)
+            close(done[n]);
+    return error;
 }
 
 /* Waits for the helper's one message. */
@@ -268,7 +279,7 @@ pyha_link *pyha_link_start(const char *program, const char *module, const char *
                            double deadline, char *reason, size_t room)
 {
     char *argv[] = {"pyha-host", (char *)module, *title ? (char *)title : NULL, NULL};
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_link *link = new_link(reason, room);
     if (!link)
         return NULL;
@@ -292,7 +303,7 @@ pyha_link *pyha_link_start(const char *program, const char *module, const char *
 
 pyha_link *pyha_link_load(const char *module, char *reason, size_t room)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_link *link = new_link(reason, room);
     if (!link)
         return NULL;

@@ -60,7 +60,7 @@ static int have_page(void)
 uint64_t pyha_pin_keep(const uint8_t *memory, uint64_t size)
 {
     uint64_t ticket = 0;
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     if (size < PAGE && have_page()) {
         struct entry *entry = find(0);
@@ -78,7 +78,7 @@ uint64_t pyha_pin_keep(const uint8_t *memory, uint64_t size)
 
 int pyha_pin_copy(uint64_t ticket, uint8_t *memory)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     struct entry *entry = page && ticket ? find(ticket) : NULL;
     if (entry)
@@ -89,7 +89,7 @@ int pyha_pin_copy(uint64_t ticket, uint8_t *memory)
 
 void pyha_pin_wipe(uint64_t ticket)
 {
-    sigset_t saved;
+    struct pyha_guarded saved;
     pyha_guard_enter(&saved);
     struct entry *entry = page && ticket ? find(ticket) : NULL;
     if (entry) {

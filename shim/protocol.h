@@ -40,7 +40,13 @@ struct pyha_shared {
 _Static_assert(sizeof(struct pyha_shared) <= PYHA_HEAD, "the head of an arena has outgrown its room");
 _Static_assert(sizeof(long) == 8 && sizeof(void *) == 8, "pyha is for LP64 platforms");
 
-#define PYHA_MAPPED 1u /* calls are numbered from the next one on */
+#define PYHA_MAPPED 1u
+
+/* Calls are numbered one by one, so that neither side takes overwritten memory for a call or an answer. */
+static inline uint32_t pyha_next(uint32_t number)
+{
+    return number < PYHA_MAPPED || number == UINT32_MAX ? PYHA_MAPPED + 1 : number + 1;
+}
 
 /* Application -> helper. TAKE and SERVE bring the arena's memory as a descriptor; SERVE starts a thread for it. */
 enum pyha_wish { PYHA_TAKE = 1, PYHA_SERVE, PYHA_FORGET };

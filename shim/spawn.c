@@ -3,15 +3,14 @@
  * neither SIGCHLD nor an ordinary waitpid() ever speaks of it, and it is gone before pyha_spawn() returns. The helper
  * is its child, hence an orphan at once. (A direct child would not do: execve() sets the exit signal back to SIGCHLD.)
  *
- * Both run in the application's memory until the exec, while the calling thread is suspended (CLONE_VFORK): only
- * system calls here, no malloc, no locks.
+ * Both run in the application's memory until the exec, on the thread-local storage of the calling thread, which is
+ * suspended (CLONE_VFORK): only system calls here, no malloc, no locks, and no cancellation (the guard forbids it).
  */
 #define _GNU_SOURCE
 #include "spawn.h"
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mman.h>
@@ -55,7 +54,8 @@ static int arrange_descriptors(const struct plan *plan)
     if (control < 0 || application < 0 || null < 0)
         return -1;
     close(opened); /* it may have come out as the application's closed stderr */
-    if (fcntl(STDERR_FILENO, F_GETFD) < 0 && dup2(null, STDERR_FILENO) < 0)
+    /* Closed, or by its flag no stderr but something of the application's own that got the number. */
+    if (fcntl(STDERR_FILENO, F_GETFD) != 0 && dup2(null, STDERR_FILENO) < 0)
         return -1;
     if (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
         return -1;
@@ -101,16 +101,12 @@ int pyha_spawn(struct pyha_spawned *spawned, const char *path, char *const argv[
     if (stacks == MAP_FAILED)
         return errno;
     struct plan plan = {path, argv, envp, control, application, stacks, 0, -1, -1};
-    int cancel;
-    /* A cancelled thread would unwind in the clones too: they run on its thread-local storage. */
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
     pid_t child = clone(intermediate, stacks + 2 * STACK, CLONE_VM | CLONE_VFORK | CLONE_FILES, &plan);
     if (child < 0)
         plan.error = errno;
     else
         while (waitpid(child, NULL, __WCLONE) < 0 && errno == EINTR)
             ;
-    pthread_setcancelstate(cancel, NULL);
     munmap(stacks, 2 * STACK);
     if (plan.error && plan.pidfd >= 0)
         close(plan.pidfd);

@@ -124,7 +124,7 @@ def test_the_helper_has_its_five_descriptors_only(link: Link) -> None:
 
 
 def test_the_helper_s_environment(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seen(name: bytes) -> bytes | None:
+    def seen(link: Link, name: bytes) -> bytes | None:
         with leased(link) as arena:
             ffi.memmove(arena.here, name + b"\0", len(name) + 1)
             length = invoke(link, arena, COMMAND, Hostile.GETENV, arena.there, arena.there + 64)
@@ -135,11 +135,11 @@ def test_the_helper_s_environment(modules: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PYHA_TEST_LONGER", "kept")
     monkeypatch.delenv("PYHA_TEST_NONE", raising=False)
     link = open_process(hostile(modules), {"PYHA_TEST": "the member's", "PYHA_TEST_NEW": "a=b"}, soon())
-    assert seen(b"PYHA_TEST_OWN") == b"the application's"
-    assert seen(b"PYHA_TEST") == b"the member's"
-    assert seen(b"PYHA_TEST_LONGER") == b"kept"
-    assert seen(b"PYHA_TEST_NEW") == b"a=b"
-    assert seen(b"PYHA_TEST_NONE") is None
+    assert seen(link, b"PYHA_TEST_OWN") == b"the application's"
+    assert seen(link, b"PYHA_TEST") == b"the member's"
+    assert seen(link, b"PYHA_TEST_LONGER") == b"kept"
+    assert seen(link, b"PYHA_TEST_NEW") == b"a=b"
+    assert seen(link, b"PYHA_TEST_NONE") is None
     assert os.environ["PYHA_TEST"] == "the application's"
     link.close()
 
