@@ -73,7 +73,7 @@ FORMS: dict[Kind, type[Form]] = {
 
 class Memory(Protocol):
     """An arena (see the link): `here` our address of it (cdata `uint8_t *`), `there` the callee's, `capacity` in
-    bytes, `words` cdata `uint64_t[10]`. It is zero where nothing has been written since it was leased."""
+    bytes, `words` cdata `uint64_t[10]`. It was wiped after its last use: room that a member leaves unfilled is read."""
 
     here: Any
     there: int

@@ -125,8 +125,9 @@ def _write(memory: Any, there: int, offset: int, parameter: Parameter) -> int:
         if isinstance(content, Parameter):
             at = _write(memory, there, at, content)
             continue
-        if not isinstance(content, Out):
-            memory[at : at + len(content)] = content
+        # All of an output is copied back, whatever the module writes of it.
+        filling = bytes(content.capacity or 0) if isinstance(content, Out) else content
+        memory[at : at + len(filling)] = filling
         at += _area(content)
     return at
 

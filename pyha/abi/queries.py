@@ -11,13 +11,11 @@ from typing import Any, ClassVar
 
 from pyha.abi.form import Form
 from pyha.abi.memory import (
-    COUNT_LIMIT,
     LENGTH_LIMIT,
     OUT_LIMIT,
     UNAVAILABLE,
     WORD,
     Malformed,
-    Refused,
     aligned,
     pointer_to,
 )
@@ -48,8 +46,6 @@ class QueryForm(Form):
 
     def decode(self, fields: tuple[Any, ...]) -> Queries:
         pointer, count = fields[self.at], fields[self.at + 1]
-        if count > COUNT_LIMIT:
-            raise Refused()
         budget = Budget(LENGTH_LIMIT)
         budget.take(count, 0)
         return _queries(entries_of(pointer, count), budget, 1)
@@ -148,8 +144,7 @@ def _read(
             value = _read(memory, at, nested, inner, complete, label)
         else:
             value = memory[at : at + length]
-        if capacity is not None:
-            at += _area(query) if nested is None else _span(nested)
+        at += _area(query) if nested is None else _span(nested)
         found.append(Found(kind, length, value))
     return tuple(found)
 

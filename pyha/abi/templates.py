@@ -65,7 +65,7 @@ class TemplateForm(Form):
         pointer, count = fields[self.at], fields[self.at + 1]
         if not count:
             return ()
-        if not pointer or count > COUNT_LIMIT:
+        if not pointer:
             raise Refused()
         budget = Budget(LENGTH_LIMIT)
         budget.take(count, 0)

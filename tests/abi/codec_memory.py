@@ -23,15 +23,20 @@ def codec_of(name: str) -> Codec:
     return CODECS.of(BY_NAME[name])
 
 
+FRESH = b"\xee"
+"""What is in an arena before anything is written: the codec may not count on zeros."""
+
+
 class Arena:
-    """As the link leases one: zeroed, with a guard behind it."""
+    """As the link leases one, with a guard behind it."""
 
     def __init__(self, capacity: int) -> None:
         self._memory = ffi.new("unsigned char[]", capacity + GUARD)
         self.here = ffi.cast("uint8_t *", self._memory)
         self.there = THERE
         self.capacity = capacity
-        self.words = ffi.new("uint64_t[10]")
+        self.words = ffi.new("uint64_t[10]", [0xDEAD] * 10)
+        ffi.buffer(self.here, capacity)[:] = FRESH * capacity
         ffi.buffer(self.here + capacity, GUARD)[:] = b"\xa5" * GUARD
 
     def intact(self) -> bool:

@@ -26,7 +26,7 @@ from pyha.cryptoki.constants import (
     CKR_OK,
 )
 from pyha.cryptoki.values import Attribute, Found, Query
-from tests.abi.codec_memory import NULL, Application, Arena, address, codec_of, written
+from tests.abi.codec_memory import FRESH, NULL, Application, Arena, address, codec_of, written
 
 CKA_NSS_TRUST = 0xCE536351
 
@@ -194,7 +194,7 @@ def test_a_query_is_answered() -> None:
     asked = Asked((CKA_LABEL, memory, 8), (CKA_ID, NULL, 99), (CKA_VALUE, ffi.new("unsigned char[4]"), 4))
     assert asked.values[2] == (Query(CKA_LABEL, 8), Query(CKA_ID, None), Query(CKA_VALUE, 4))
     (_, label, room), (_, pointer, length), _ = asked.arena.attributes(asked.at, 3)
-    assert asked.arena.get(label, room) == b"\0" * 8
+    assert asked.arena.get(label, room) == FRESH * 8
     assert (pointer, length) == (0, 0)
     asked.answer(b"label", 20, UNAVAILABLE)
     found = asked.read(CKR_ATTRIBUTE_SENSITIVE)
@@ -315,9 +315,22 @@ def test_a_nested_array_that_is_shorter_or_longer_than_its_room() -> None:
     assert asked.encode(found, CKR_OK) == CKR_OK
     assert asked.lengths() == [24, 5]
     assert [each.ulValueLen for each in inner] == [2, 7]
+    changed = (Found(CKA_WRAP_TEMPLATE, 24, (Found(CKA_LABEL, 5, b"label"),)), Found(CKA_LABEL, 5, b"after"))
+    inner[0].pValue = ffi.NULL
+    assert asked.encode(changed, CKR_OK) == CKR_OK
+    assert (inner[0].type, inner[0].ulValueLen) == (CKA_LABEL, 5)
     three = (Found(CKA_WRAP_TEMPLATE, 72, (Found(CKA_ID, 1),) * 3), Found(CKA_LABEL, None))
     assert asked.encode(three, CKR_OK) == CKR_BUFFER_TOO_SMALL
     assert asked.lengths() == [UNAVAILABLE, UNAVAILABLE]
+
+
+def test_a_nested_value_that_no_longer_fits() -> None:
+    memory = ffi.new("unsigned char[]", b"..")
+    inner = ffi.new("CK_ATTRIBUTE[1]", [(CKA_ID, memory, 2)])
+    asked = Asked((CKA_WRAP_TEMPLATE, inner, 24))
+    found = (Found(CKA_WRAP_TEMPLATE, 24, (Found(CKA_ID, 3, b"abc"),)),)
+    assert asked.encode(found, CKR_OK) == CKR_BUFFER_TOO_SMALL
+    assert (asked.lengths(), inner[0].ulValueLen, ffi.string(memory)) == ([24], UNAVAILABLE, b"..")
 
 
 @pytest.mark.parametrize(("asked_for", "answered"), [(CKA_ID, CKA_WRAP_TEMPLATE), (CKA_WRAP_TEMPLATE, CKA_ID)])

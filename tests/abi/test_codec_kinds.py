@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyha.abi.codec import Malformed, Refused
-from pyha.abi.memory import OUT_LIMIT
+from pyha.abi.memory import COUNT_LIMIT, OUT_LIMIT
 from pyha.abi.native import ffi
 from pyha.abi.pins import Pin, keep
 from pyha.cryptoki.constants import (
@@ -180,6 +180,32 @@ def test_fill(random: bytes) -> None:
     arena.put(arena.words[1], random)
     codec.encode(struct, values, codec.read(arena, values, CKR_OK), CKR_OK)
     assert bytes(ffi.buffer(memory, len(random) + 5)) == random + b"guard"
+
+
+def test_nothing_is_filled_after_an_error() -> None:
+    app, codec = Application(), codec_of("C_GenerateRandom")
+    memory = app.bytes(b"before")
+    values = codec.decode(app.struct("C_GenerateRandom", session=1, random=memory, random_len=6))
+    arena = written(codec, values)
+    arena.put(arena.words[1], b"after!")
+    assert codec.read(arena, values, CKR_DEVICE_ERROR) == [None, None]
+    assert bytes(ffi.buffer(memory, 6)) == b"before"
+
+
+def test_more_than_any_arena_holds_is_refused_before_it_is_asked_for() -> None:
+    codec = codec_of("C_Sign")
+    data = ffi.buffer(ffi.cast("uint8_t *", 4096), 2**32 - 1)
+    with pytest.raises(Refused) as refusal:
+        codec.size([1, data, Out(16)])
+    assert refusal.value.rv == CKR_HOST_MEMORY
+
+
+@pytest.mark.parametrize("room", [COUNT_LIMIT + 1, 2**64 - 1])
+def test_a_search_is_answered_in_parts(room: int) -> None:
+    app, codec = Application(), codec_of("C_FindObjects")
+    memory, count = app.new("CK_ULONG *"), app.new("CK_ULONG *")
+    struct = app.struct("C_FindObjects", session=1, objects=memory, objects_max=room, objects_count=count)
+    assert codec.decode(struct) == [1, COUNT_LIMIT]
 
 
 def test_handles_are_read_back() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pyha.abi.codec import Codecs, Refused
+from pyha.abi.mechanisms import PARAMETER_LIMIT
 from pyha.abi.native import ffi
 from pyha.cryptoki.constants import (
     CKM_AES_CBC,
@@ -30,7 +31,7 @@ from pyha.cryptoki.functions import BY_NAME
 from pyha.cryptoki.handles import parameter_handles, with_handles
 from pyha.cryptoki.mechanisms import LOWEST_ADDRESS, MECHANISMS, Layout, Pointer, declared
 from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
-from tests.abi.codec_memory import NULL, Application, Arena, address, codec_of, written
+from tests.abi.codec_memory import FRESH, NULL, Application, Arena, address, codec_of, written
 
 CODEC = codec_of("C_SignInit")
 VENDOR = 0x8000_0001
@@ -112,6 +113,32 @@ def test_gcm_with_and_without_iv_bits() -> None:
 @pytest.mark.parametrize("words", [(0, 12, 96, 0, 0, 128), (0, 0, 0, 0, 10, 128)])
 def test_null_with_a_length_never_reaches_a_member(words: tuple[int, ...]) -> None:
     assert refused(CKM_AES_GCM, ffi.new("CK_ULONG[]", words), 48) == CKR_MECHANISM_PARAM_INVALID
+
+
+def test_an_empty_region_may_be_looked_at() -> None:
+    sent = Travelled(CKM_AES_GCM, memory(b"twelve bytes"), 12, 96, memory(b""), 0, 128)
+    assert sent.behind(3, 1) == FRESH
+
+
+def test_a_result_behind_a_parameter() -> None:
+    app, codec = Application(), codec_of("C_WrapKey")
+    memory, length = app.bytes(b"......"), app.new("CK_ULONG *", 6)
+    struct = app.struct(
+        "C_WrapKey",
+        session=1,
+        mechanism=app.new("CK_MECHANISM *", (CKM_AES_CBC, app.bytes(b"0123456789abcdef"), 16)),
+        wrapping_key=2,
+        key=3,
+        result=memory,
+        result_len=length,
+    )
+    values = codec.decode(struct)
+    arena = written(codec, values)
+    assert arena.get(unpack_from("@Q", arena.get(arena.words[1], 24), 8)[0], 16) == b"0123456789abcdef"
+    arena.put(arena.words[4], b"wrap")
+    arena.put_ulong(arena.words[5], 4)
+    codec.encode(struct, values, codec.read(arena, values, CKR_OK), CKR_OK)
+    assert (ffi.string(memory), length[0]) == (b"wrap..", 4)
 
 
 def test_oaep_and_pss() -> None:
@@ -217,9 +244,10 @@ def test_declared_mechanisms() -> None:
     parameter = decode(flat, b"seven b").parameter
     assert parameter is not None
     assert parameter.raw == b"seven b"
-    with pytest.raises(Refused) as refusal:
-        decode(none, b"x")
-    assert refusal.value.rv == CKR_MECHANISM_PARAM_INVALID
+    for kind, content in ((none, b"x"), (flat, b"x" * (PARAMETER_LIMIT + 1))):
+        with pytest.raises(Refused) as refusal:
+            decode(kind, content)
+        assert refusal.value.rv == CKR_MECHANISM_PARAM_INVALID
 
 
 # Every row of the table of mechanisms
