@@ -1,0 +1,115 @@
+"""A configured group over real SoftHSM tokens, for tests of the built module."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyha.abi.native import module_path
+from pyha.cli import config_write
+from pyha.cli.main import main
+from pyha.ha.settings import Isolation, Unreplicable
+from pyha.runtime import config
+from tests.application import Application, application
+from tests.softhsm import SoftHSM, SoftHSMToken
+
+
+@dataclass(frozen=True)
+class TestGroup:
+    """A group. `conf`: its configuration file. `module`: ours. `log`: the file that the module logs to."""
+
+    __test__ = False
+
+    conf: Path
+    module: str
+    label: str
+    pin: str
+    tokens: tuple[SoftHSMToken, ...]
+    log: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a process needs to be set to use the group."""
+        return {"PYHA_CONF": str(self.conf)}
+
+    def application(self, pin: str | None = "") -> AbstractContextManager[Application]:
+        """A logged-in application of the group. `pin` None: without login."""
+        return application(self.module, self.environment, self.label, self.pin if pin == "" else pin)
+
+    def member(self, index: int) -> AbstractContextManager[Application]:
+        """A logged-in application of one member's plain module, without anything of ours."""
+        token = self.tokens[index]
+        return application(token.module, token.environment, token.label, token.pin)
+
+    def reconfigure(self, change: Callable[[Any], Any]) -> None:
+        """Write the configuration anew with the GroupSettings that `change` makes of the old."""
+        before = config.load(str(self.conf))
+        groups = tuple(change(group) for group in before.groups)
+        config_write.write(str(self.conf), config_write.render(replace(before, groups=groups)))
+
+    def only(self, *indices: int) -> None:
+        """From now on only these members are enabled."""
+
+        def change(group: Any) -> Any:
+            members = tuple(replace(each, enabled=at in indices) for at, each in enumerate(group.members))
+            return replace(group, members=members)
+
+        self.reconfigure(change)
+
+    def put_module(self, index: int, module: str, environment: Mapping[str, str]) -> None:
+        """Another module for one member, with this added to its helper's environment."""
+
+        def change(group: Any) -> Any:
+            members = list(group.members)
+            old = members[index]
+            members[index] = replace(
+                old, uri=replace(old.uri, module_path=module), environment={**old.environment, **environment}
+            )
+            return replace(group, members=tuple(members))
+
+        self.reconfigure(change)
+
+    def logged(self) -> str:
+        """All that the module has logged."""
+        return self.log.read_text() if self.log.exists() else ""
+
+
+@pytest.fixture
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestGroup]]:
+    """A factory: `group(members=3, standby=0, isolation="process", unreplicable="refuse")` -> TestGroup."""
+    hsm = SoftHSM(tmp_path / "softhsm")
+    made = 0
+
+    def make(
+        members: int = 3,
+        standby: int = 0,
+        isolation: str = "process",
+        unreplicable: str = "refuse",
+        label: str = "demo",
+        arguments: tuple[str, ...] = (),
+    ) -> TestGroup:
+        nonlocal made
+        made += 1
+        tokens = tuple(hsm.token(f"{label}-{made}-{index}") for index in range(members + standby))
+        uris = [f"pkcs11:token={token.label}?module-path={token.module}" for token in tokens]
+        directory = tmp_path / f"group-{made}"
+        directory.mkdir(mode=0o700)
+        conf = directory / "pyha.toml"
+        monkeypatch.setenv("TEST_PIN", tokens[0].pin)
+        environment = [f"{name}={value}" for name, value in tokens[0].environment.items()]
+        words = ["group", "create", label, *uris[:members], "--pin-source", "env:TEST_PIN", "--config", str(conf)]
+        words += [word for uri in uris[members:] for word in ("--standby", uri)]
+        words += [word for setting in environment for word in ("--environment", setting)]
+        assert main([*words, *arguments]) == 0
+        result = TestGroup(conf, module_path(), label, tokens[0].pin, tokens, directory / "log")
+        written = replace(config.load(str(conf)), log=f"file:{result.log}")
+        config_write.write(str(conf), config_write.render(written))
+        result.reconfigure(
+            lambda settings: replace(settings, isolation=Isolation(isolation), unreplicable=Unreplicable(unreplicable))
+        )
+        return result
+
+    yield make
