@@ -1,16 +1,76 @@
-"""`pyha group create | list | show`.
+"""`pyha group create | list | show`: their arguments.
 
-Talks to the operator; what is done on tokens is in `pyha.runtime.founding`. Each command has its own module-level
-function that returns the exit status.
+What the commands do is in modules of their own, which need the built shim and are imported when they run.
 """
 
 import argparse
+from importlib import import_module
 
-from pyha.cli import group_create, group_show
+from pyha.cli.errors import Mistake
+from pyha.ha.settings import Isolation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`create`, `list` and `show`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    group_create.add_arguments(actions)
-    group_show.add_arguments(actions)
+    about = "make a group of tokens: one virtual token over all of them"
+    create = actions.add_parser("create", help=about, description=about)
+    create.add_argument("label", help="label of the virtual token")
+    create.add_argument("uri", nargs="+", help="PKCS #11 URI of an active member, with module-path")
+    create.add_argument("--standby", metavar="URI", action="append", default=[], help="a standby member")
+    create.add_argument(
+        "--pin-source",
+        metavar="SOURCE",
+        default="prompt",
+        help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
+    )
+    create.add_argument(
+        "--environment",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="set for the members' helpers, whatever the application's environment",
+    )
+    create.add_argument("--isolation", choices=[each.value for each in Isolation], default=Isolation.PROCESS.value)
+    create.add_argument("--backup-to", metavar="PEM", help="seal a backup of the domain keys to this RSA public key")
+    create.add_argument("--backup", metavar="FILE", help="where the backup goes (default: LABEL.pyha-backup)")
+    create.add_argument("--config", metavar="FILE", help="the configuration to write (default: the module's)")
+    create.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
+    create.set_defaults(run=_run_create)
+    about = "the configured groups"
+    listing = actions.add_parser("list", help=about, description=about)
+    _common(listing)
+    listing.set_defaults(run=_run_list)
+    about = "a group's members, their state, and the check values of the domain keys"
+    show = actions.add_parser("show", help=about, description=about)
+    show.add_argument("label", help="label of the group")
+    show.add_argument(
+        "--pin-source", metavar="SOURCE", help="log in and compare domain keys: file:/path, env:NAME or prompt"
+    )
+    _common(show)
+    show.set_defaults(run=_run_show)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the module's)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _run_create(arguments: argparse.Namespace) -> int:
+    return _run("group_create", "run", arguments)
+
+
+def _run_list(arguments: argparse.Namespace) -> int:
+    return _run("group_show", "run_list", arguments)
+
+
+def _run_show(arguments: argparse.Namespace) -> int:
+    return _run("group_show", "run_show", arguments)
+
+
+def _run(module: str, function: str, arguments: argparse.Namespace) -> int:
+    try:
+        command = import_module(f"pyha.cli.{module}")
+    except FileNotFoundError as error:  # the shim is not built
+        raise Mistake(str(error)) from None
+    return int(getattr(command, function)(arguments))

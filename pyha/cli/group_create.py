@@ -8,21 +8,19 @@ Source: SEMANTICS.md sections 1 and 5.
 
 import argparse
 import ctypes
-import getpass
 import os
 import secrets
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from pyha.abi.codec import Codecs
-from pyha.cli import config_write, sealing, usage
+from pyha.cli import config_write, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import DomainKey
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
-from pyha.runtime import config, founding, pinsource, schema, uri
+from pyha.runtime import config, founding, schema, uri
 from pyha.runtime.assembly import connector
 from pyha.runtime.founding import Candidate, NotServable
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
@@ -30,31 +28,10 @@ from pyha.runtime.member import MemberLost
 from pyha.runtime.naming import group_serial
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
+_QUESTION = "User PIN of the members: "
 _MCL_CURRENT_AND_FUTURE = 3
 _PR_SET_DUMPABLE = 4
 _NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
-
-
-def add_arguments(actions: Any) -> None:
-    """The arguments of `create`."""
-    about = "make a group of tokens: one virtual token over all of them"
-    parser = actions.add_parser("create", help=about, description=about)
-    parser.add_argument("label", help="label of the virtual token")
-    parser.add_argument("uri", nargs="+", help="PKCS #11 URI of an active member, with module-path")
-    parser.add_argument("--standby", metavar="URI", action="append", default=[], help="a standby member")
-    parser.add_argument(
-        "--pin-source",
-        metavar="SOURCE",
-        default="prompt",
-        help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
-    )
-    parser.add_argument("--environment", metavar="NAME=VALUE", action="append", default=[], help="for the helpers")
-    parser.add_argument("--isolation", choices=[each.value for each in Isolation], default=Isolation.PROCESS.value)
-    parser.add_argument("--backup-to", metavar="PEM", help="seal a backup of the domain keys to this RSA public key")
-    parser.add_argument("--backup", metavar="FILE", help="where the backup goes (default: LABEL.pyha-backup)")
-    parser.add_argument("--config", metavar="FILE", help="the configuration to write (default: the module's)")
-    parser.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -143,9 +120,13 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
         for candidate, member in zip(candidates, settings.members, strict=True):
             own = member.uri.pin_source
             if own is None and shared is None:
-                shared = _pin(source)
-            pin = _pin(own) if own is not None else shared
-            founding.enter(candidate, pin)
+                shared = pin.read(source, _QUESTION)
+            user_pin = pin.read(own, _QUESTION) if own is not None else shared
+            try:
+                founding.enter(candidate, user_pin)
+            finally:
+                if own is not None and user_pin is not None:
+                    user_pin[:] = bytes(len(user_pin))
             info = candidate.connection.token_info
             assert info is not None
             twin = serials.setdefault((info.serial, info.manufacturer), candidate.name)
@@ -181,15 +162,6 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
         for member in members
     )
     return replace(settings, serial=serial, members=unique, token=snapshot)
-
-
-def _pin(source: str) -> bytearray:
-    if source == "prompt":
-        return bytearray(getpass.getpass("User PIN of the members: ").encode())
-    try:
-        return pinsource.read(source, os.environ)
-    except pinsource.PinUnavailable as error:
-        raise Mistake(str(error)) from None
 
 
 def _checked(configuration: Configuration) -> str:

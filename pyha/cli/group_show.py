@@ -6,37 +6,18 @@ in and compares the domain keys' check values.
 
 import argparse
 import json
-import os
 from typing import Any
 
+from pyha.cli import pin
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import DomainKey
-from pyha.runtime import config, founding, pinsource
+from pyha.runtime import config, founding
 from pyha.runtime.assembly import codecs_for, connector
 from pyha.runtime.founding import Candidate, NotServable
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.settings import Configuration, GroupSettings
-
-
-def add_arguments(actions: Any) -> None:
-    """The arguments of `list` and `show`."""
-    about = "the configured groups"
-    parser = actions.add_parser("list", help=about, description=about)
-    _common(parser)
-    parser.set_defaults(run=run_list)
-    about = "a group's members, their state, and the check values of the domain keys"
-    parser = actions.add_parser("show", help=about, description=about)
-    parser.add_argument("label", help="label of the group")
-    parser.add_argument("--pin-source", metavar="SOURCE", help="log in and compare domain keys: file:/path or env:NAME")
-    _common(parser)
-    parser.set_defaults(run=run_show)
-
-
-def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the module's)")
-    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _load(arguments: argparse.Namespace) -> Configuration:
@@ -107,11 +88,9 @@ def _member(group: GroupSettings, index: int, source: str | None) -> dict[str, A
         if source is None:
             connection.connect(candidate.deadline())
         else:
-            founding.enter(candidate, pinsource.read(source, os.environ))
+            founding.enter(candidate, pin.read(source, f"User PIN of {settings.name}: "))
             values = founding.check_values(connection, group.id, candidate.deadline())
             report["domain-keys"] = {key.value: values[key].hex() if key in values else None for key in DomainKey}
-    except pinsource.PinUnavailable as error:
-        raise Mistake(str(error)) from None
     except (MemberLost, NotServable, SearchFailed, SessionRefused) as reason:
         report["state"], report["reason"] = "CKR_TOKEN_NOT_PRESENT", str(reason)
     finally:

@@ -14,7 +14,7 @@ from pyha.abi.codec import Codecs
 from pyha.abi.link import Link, open_local, open_process
 from pyha.cryptoki.mechanisms import MECHANISMS, declared
 from pyha.ha.settings import Isolation
-from pyha.runtime import log
+from pyha.runtime import log, pinsource
 from pyha.runtime.config import ConfigurationError, find, load
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
@@ -40,7 +40,7 @@ def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs]:
         raise ConfigurationUnusable(str(error)) from None
     log.direct(configuration.log)
     codecs = codecs_for(configuration.groups)
-    return groups_of(configuration, codecs), codecs
+    return groups_of(configuration, codecs, secure), codecs
 
 
 def codecs_for(groups: tuple[GroupSettings, ...]) -> Codecs:
@@ -49,14 +49,14 @@ def codecs_for(groups: tuple[GroupSettings, ...]) -> Codecs:
     return Codecs({**MECHANISMS, **extra}) if extra else Codecs()
 
 
-def groups_of(configuration: Configuration, codecs: Codecs) -> list[GroupRuntime]:
+def groups_of(configuration: Configuration, codecs: Codecs, secure: bool = False) -> list[GroupRuntime]:
     """A runtime group a slot: with HA-only off the members' own slots first, then the virtual ones."""
     taken: set[int] = set()
     virtual = []
     for settings in configuration.groups:
         slot = slot_id(settings.serial, taken)
         taken.add(slot)
-        virtual.append(GroupRuntime(settings, slot, connector(settings, codecs)))
+        virtual.append(GroupRuntime(settings, slot, connector(settings, codecs), own_pin=own_pins(settings, secure)))
     if configuration.ha_only:
         return virtual
     own = []
@@ -80,6 +80,16 @@ def connector(settings: GroupSettings, codecs: Codecs) -> Callable[[int, int], C
         return Connection(member.name, generation, link_opener(settings, member), member.uri, codecs, reserved)
 
     return connect
+
+
+def own_pins(settings: GroupSettings, secure: bool) -> Callable[[int], bytearray | None]:
+    """Reads the PIN of a member that has a source of its own, when it is to log in."""
+
+    def own_pin(index: int) -> bytearray | None:
+        source = settings.members[index].uri.pin_source
+        return pinsource.read(source, os.environ, secure=secure) if source is not None else None
+
+    return own_pin
 
 
 def link_opener(settings: GroupSettings, member: MemberSettings) -> Callable[[float], Link]:

@@ -143,7 +143,7 @@ def seed_random(group: GroupRuntime, function: Function, values: list[Any]) -> i
 def _on_primary(group: GroupRuntime, function: Function, call: Any) -> int:
     """The first member's answer; only a lost member is passed over."""
     while True:
-        index, connection = group.present()[0]
+        index, connection = group.login_order()[0]
         deadline = group.deadline(function.slow)
         try:
             rv = _settled(connection, call, deadline)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.ha.group import Group, Member, State
@@ -22,11 +23,15 @@ from pyha.runtime import log
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost
 from pyha.runtime.objects import ObjectTable
+from pyha.runtime.pinsource import PinUnavailable
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.settings import GroupSettings
 
 Connect = Callable[[int, int], Connection]
 """(member index, generation) -> a Connection that was not connected yet."""
+
+OwnPin = Callable[[int], bytearray | None]
+"""Member index -> the user PIN from the member's own source, None where it has none. Raises PinUnavailable."""
 
 
 class NobodyLeft(Exception):
@@ -41,7 +46,13 @@ class GroupRuntime:
     """One group, or one member's own slot (`raw`: no masking, nothing hidden, nothing replicated)."""
 
     def __init__(
-        self, settings: GroupSettings, slot: int, connect: Connect, clock: Clock = time.monotonic, raw: bool = False
+        self,
+        settings: GroupSettings,
+        slot: int,
+        connect: Connect,
+        clock: Clock = time.monotonic,
+        raw: bool = False,
+        own_pin: OwnPin = lambda index: None,
     ):
         self.settings = settings
         self.slot = slot
@@ -60,6 +71,7 @@ class GroupRuntime:
         self._connecting = threading.Lock()
         self._contacted = False
         self._connect = connect
+        self._own_pin = own_pin
         count = len(settings.members)
         self.value = Group(
             tuple(
@@ -224,12 +236,22 @@ class GroupRuntime:
         """Bring a member to the application's own login; False (and the member is out) where that is refused."""
         if self.user is None or connection.logged_in == self.user:
             return True
+        own = None
         try:
-            connection.login_again(self.user, self.pin, deadline)
-        except LoginRefused as refusal:
+            own = self._own_pin(index) if self.user == ck.CKU_USER else None
+            connection.login_again(self.user, self.pin if own is None else own, deadline)
+        except (LoginRefused, PinUnavailable) as refusal:
             self.lost(index, connection.generation, str(refusal))
             return False
+        finally:
+            if own is not None:
+                own[:] = bytes(len(own))
         return True
+
+    def login_order(self) -> list[tuple[int, Connection]]:
+        """`present`, with the members that have a PIN source of their own last: the application's PIN is not theirs."""
+        members = self.settings.members
+        return sorted(self.present(), key=lambda pair: members[pair[0]].uri.pin_source is not None)
 
     # -- end ----------------------------------------------------------------------------------------------------
 
