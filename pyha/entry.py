@@ -88,14 +88,14 @@ def _answer(index: int, arguments: Any) -> int:
     codec = module.codecs.of(function)
     try:
         values = codec.decode(arguments)
+        if function.name == _INITIALIZE:
+            return _initialize(values)
+        if function.name == _FINALIZE:
+            return _finalize(values)
+        assert provider is not None
+        rv, results = provider.call(function, values)
     except Refused as refusal:
         return refusal.rv
-    if function.name == _INITIALIZE:
-        return _initialize(values)
-    if function.name == _FINALIZE:
-        return _finalize(values)
-    assert provider is not None
-    rv, results = provider.call(function, values)
     if module.provider is not provider:
         # C_Finalize came while the call was inside: its members are gone, and so is what it could say of them.
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED
