@@ -11,6 +11,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -44,6 +45,26 @@ static pthread_once_t prepared = PTHREAD_ONCE_INIT;
 static pthread_mutex_t starting = PTHREAD_MUTEX_INITIALIZER; /* taken before the GIL, never after it */
 static char own_path[PATH_MAX];
 
+/* Writes a line to standard error, or lets it be: a reader that is gone must not kill the program with SIGPIPE, and
+ * one that does not read must not stop it. */
+static void write_line(const char *line, size_t length)
+{
+    struct pollfd standard_error = {.fd = STDERR_FILENO, .events = POLLOUT};
+    const struct timespec now = {0, 0};
+    sigset_t broken_pipe, before, pending;
+
+    if (poll(&standard_error, 1, 0) != 1)
+        return;
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    sigpending(&pending);
+    if (pthread_sigmask(SIG_BLOCK, &broken_pipe, &before) != 0)
+        return;
+    if (write(STDERR_FILENO, line, length) < 0 && errno == EPIPE && !sigismember(&pending, SIGPIPE))
+        sigtimedwait(&broken_pipe, NULL, &now);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+}
+
 /* For the application's operator, who has no other place to look: one line in the life of a process. */
 static void complain(const char *format, const char *detail)
 {
@@ -61,8 +82,7 @@ static void complain(const char *format, const char *detail)
         if (line[i] == '\n' || line[i] == '\r')
             line[i] = ' ';
     line[length++] = '\n';
-    while (write(STDERR_FILENO, line, (size_t)length) < 0 && errno == EINTR)
-        ;
+    write_line(line, (size_t)length);
 }
 
 /* The path is taken when the object is loaded: one given relative to the current directory is right only then. */
@@ -115,21 +135,28 @@ int pyha_restore_signals(const uint8_t *saved)
 }
 
 /*
- * A program that is itself a Python of another version lends us its symbols (it comes first in the search order),
- * and everything compiled against ours would then corrupt it. Asked before any other call into Python.
+ * Asked before any other call into Python. A program that is itself a Python lends us its symbols (it comes first in
+ * the search order): of another version, everything compiled against ours would corrupt it. And where we were opened
+ * with RTLD_DEEPBIND we have our own libpython, but the extension modules we import would still find the program's.
  */
 static int same_python(void)
 {
     const char *running = Py_GetVersion();
     int free_threaded = strstr(running, "free-threading") != NULL;
+    void *program = dlopen(NULL, RTLD_LAZY);
+    void *found = program ? dlsym(program, "Py_GetVersion") : NULL;
+    const char *first = found ? ((const char *(*)(void))found)() : running;
 
-    if (strncmp(running, PYHA_PYTHON ".", sizeof PYHA_PYTHON) == 0 && free_threaded == FREE_THREADED)
-        return 1;
-    if (state != BROKEN) {
-        atomic_store(&state, BROKEN);
+    if (program)
+        dlclose(program);
+    if (first != running)
+        complain("pyha: this module cannot run in a program that has another Python, %.40s, before its own", first);
+    else if (strncmp(running, PYHA_PYTHON ".", sizeof PYHA_PYTHON) != 0 || free_threaded != FREE_THREADED)
         complain("pyha: this module was built for Python " PYHA_PYTHON " and cannot run in a program that is Python %.40s",
                  running);
-    }
+    else
+        return 1;
+    atomic_store(&state, BROKEN);
     return 0;
 }
 

@@ -4,6 +4,8 @@ The module here is built with a small Python part (tests/native/trap_entry.py), 
 the crossing and the forks, whatever the calls mean.
 """
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,7 +15,7 @@ import pytest
 
 import build_shim
 from pyha.cryptoki.functions import COUNT_2_40, FUNCTIONS, Route
-from tests.native_tools import NATIVE, build_module, compile_c, run
+from tests.native_tools import LIMIT, NATIVE, build_module, compile_c, run
 
 Program = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -101,6 +103,28 @@ def test_an_interpreter_that_cannot_start_is_an_error_of_every_call(
     assert reason in done.stderr
 
 
+def test_a_line_that_nobody_can_read_harms_nobody(tmp_path: Path) -> None:
+    """Trap 7. The reader of standard error is gone, or does not read and the pipe is full."""
+    module = build_module(tmp_path / "built", "no_such_entry")
+    program = every_call(tmp_path)
+    for gone in (True, False):
+        reader, writer = os.pipe()
+        if gone:
+            os.close(reader)
+        else:
+            os.set_blocking(writer, False)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    os.write(writer, bytes(4096))
+            os.set_blocking(writer, True)
+        done = subprocess.run([program, module], stdout=subprocess.PIPE, stderr=writer, timeout=LIMIT, env={})
+        os.close(writer)
+        if not gone:
+            os.close(reader)
+        assert done.returncode == 0
+        assert done.stdout.count(b" 0x5\n") == COUNT_2_40 - 1
+
+
 def test_before_c_initialize_no_argument_is_read_and_no_python_started(tmp_path: Path, built: Path) -> None:
     """All pointers are 1 here: whoever reads one crashes. C_Initialize, which starts Python, is left out."""
     lines = ['#include "host.h"', "int main(int argc, char **argv) { void *handle; CHECK(argc == 2);"]
@@ -139,9 +163,17 @@ def test_children_of_a_busy_program(program: Callable[..., Path], built: Path) -
 
 def test_a_program_that_is_another_python_is_refused(program: Callable[..., Path], built: Path) -> None:
     done = run([program("foreign", "-rdynamic"), built])
-    assert done.returncode == 0
+    assert done.returncode == 0, done.stderr
     version = build_shim.Python.running().version
     expected = f"pyha: this module was built for Python {version} and cannot run in a program that is Python 3.9.18 "
+    assert done.stderr.startswith(expected)
+    assert done.stderr.count("\n") == 1
+
+
+def test_another_python_is_refused_where_the_module_does_not_see_it(program: Callable[..., Path], built: Path) -> None:
+    done = run([program("foreign", "-rdynamic"), built, "deep"])
+    assert done.returncode == 0, done.stderr
+    expected = "pyha: this module cannot run in a program that has another Python, 3.9.18 (main, a day long ago), "
     assert done.stderr.startswith(expected)
     assert done.stderr.count("\n") == 1
 
@@ -289,6 +321,24 @@ def test_a_python_program_that_cannot_import_pyha_gets_it_appended(built: Path, 
     done = run([python, "-I", "-S", "-c", HOST.format(module=str(built), before="")])
     added = [str(build_shim.ROOT), str(NATIVE), *build_shim.Python.running().sites]
     assert succeeded(done) == f"[0, 0, 0, 84, 0] {added!r} True\n"
+
+
+@pytest.mark.parametrize("python", python_hosts())
+def test_a_python_program_that_binds_deeply(built: Path, python: str) -> None:
+    """A program that is a Python without libpython is refused, one with it shares it; neither crashes."""
+    program = """
+import ctypes, os, sys
+module = ctypes.CDLL(sys.argv[1], mode=os.RTLD_NOW | os.RTLD_DEEPBIND)
+answer = module.C_Initialize(None)
+print(answer, module.C_GetInfo(None))
+"""
+    done = run([python, "-I", "-S", "-c", program, built])
+    maps = subprocess.run([python, "-c", "print(open('/proc/self/maps').read())"], capture_output=True, text=True)
+    if "libpython" in maps.stdout:
+        assert succeeded(done) == "0 84\n"
+    else:
+        assert done.stdout == "5 5\n"
+        assert done.stderr.startswith("pyha: this module cannot run in a program that has another Python, ")
 
 
 def test_threads_that_hold_the_gil_may_be_the_first(built: Path) -> None:

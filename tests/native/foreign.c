@@ -1,4 +1,7 @@
-/* foreign MODULE: a program that is a Python of another version, as far as the module can see (linked -rdynamic). */
+/*
+ * foreign MODULE [deep]: a program that is a Python of another version, as far as the module can see (linked
+ * -rdynamic). `deep`: opened with RTLD_DEEPBIND, when the module sees its own libpython and extension modules do not.
+ */
 #include "host.h"
 
 const char *Py_GetVersion(void)
@@ -8,7 +11,7 @@ const char *Py_GetVersion(void)
 
 int main(int argc, char **argv)
 {
-    void *handle = dlopen(argv[argc - 1], RTLD_NOW | RTLD_LOCAL);
+    void *handle = dlopen(argv[1], RTLD_NOW | RTLD_LOCAL | (argc > 2 ? RTLD_DEEPBIND : 0));
     CK_RV (*get)(CK_FUNCTION_LIST **), (*initialize)(void *), (*info)(CK_INFO *), (*interfaces)(void *, unsigned long *);
     CK_FUNCTION_LIST *list = NULL;
     unsigned long count;

@@ -280,7 +280,7 @@ static void start_without_standard_descriptors(void)
         fprintf(stderr, "%lx\n", result);
     check(result == 31);
     check(sound == 0);
-    check(link->control > 2 && link->helper > 2);
+    check(link->control.number > 2 && link->helper.number > 2);
 }
 
 static void setuid_after_start(void)
@@ -409,7 +409,7 @@ static void copied_socket(void)
     if (child == 0)
         for (;;)
             pause();
-    close(link->helper); /* so that only the socket is left to end it by */
+    close(link->helper.number); /* so that only the socket is left to end it by */
     pyha_link_close(link);
     check(ended(helper, LIMIT));
     kill(child, SIGKILL);
