@@ -47,8 +47,8 @@ class ObjectTable:
         return connection.known.get(real)
 
     def found(self, connection: Connection, real: int, identity: Identity) -> Entry:
-        """The entry of a token object that a member showed: the one its handle is bound to, else a known one that is the
-        same and that this member has no other handle of, else a new one."""
+        """The entry of a token object that a member showed: the one its handle is bound to, else a known one that is
+        the same and that this member has no other handle of, else a new one."""
         with self._lock:
             # Another thread's search may have bound it since the caller looked: one object has one handle.
             bound = self._entries.get(connection.known.get(real, 0))
