@@ -27,11 +27,10 @@ double pyha_now(void)
     return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
-static struct timespec slice(double left)
+double pyha_slice(double deadline)
 {
-    if (left > PYHA_SLICE)
-        left = PYHA_SLICE;
-    return (struct timespec){.tv_nsec = (long)(left * 1e9)};
+    double left = deadline - pyha_now();
+    return left < PYHA_SLICE ? left : PYHA_SLICE;
 }
 
 /* Sleeps until the helper has done call `number`. */
@@ -48,10 +47,10 @@ static int await(pyha_arena *arena, uint32_t number, double deadline)
                 return PYHA_DONE; /* its last deed */
             return atomic_load(&shared->died) == number ? PYHA_CULPRIT : PYHA_DEAD;
         }
-        double left = deadline - pyha_now();
+        double left = pyha_slice(deadline);
         if (left <= 0)
             return PYHA_LATE;
-        struct timespec limit = slice(left);
+        struct timespec limit = {.tv_nsec = (long)(left * 1e9)};
         pyha_futex_wait(&shared->reply, seen, &limit);
     }
 }
@@ -92,7 +91,8 @@ static int sealed(size_t size)
         memory = memfd_create("pyha-arena", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (memory < 0)
         return -1;
-    if (ftruncate(memory, (off_t)size) < 0 || fcntl(memory, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
+    int seals = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL;
+    if (ftruncate(memory, (off_t)size) < 0 || fcntl(memory, F_ADD_SEALS, seals) < 0) {
         close(memory);
         return -1;
     }
@@ -109,7 +109,9 @@ static int share(pyha_arena *arena)
     arena->shared = mmap(NULL, arena->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
     if (arena->shared == MAP_FAILED)
         error = errno;
-    else if ((error = pyha_link_send(arena->link, arena->serves ? PYHA_SERVE : PYHA_TAKE, arena->identity, memory)) != 0)
+    else
+        error = pyha_link_send(arena->link, arena->serves ? PYHA_SERVE : PYHA_TAKE, arena->identity, memory);
+    if (error && arena->shared != MAP_FAILED)
         munmap(arena->shared, arena->mapped);
     close(memory);
     return error;
@@ -130,7 +132,7 @@ static int make_shared(pyha_arena *arena, double deadline)
             break;
         if (error != EAGAIN)
             return pyha_link_lost(arena->link) ? PYHA_DEAD : PYHA_FULL;
-        pyha_link_pause(arena->link, POLLOUT);
+        pyha_link_pause(arena->link, POLLOUT, deadline);
         if (pyha_link_lost(arena->link))
             return PYHA_DEAD;
         if (pyha_now() >= deadline)
@@ -181,35 +183,30 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
     arena->words = arena->shared->words;
     arena->here = (uint8_t *)arena->shared + PYHA_HEAD;
     atomic_fetch_add(&link->users, 1);
-    struct pyha_guarded saved;
-    pyha_guard_enter(&saved);
-    arena->next = link->arenas;
-    link->arenas = arena;
-    pyha_guard_leave(&saved);
     *made = arena;
     return PYHA_DONE;
 }
 
 void pyha_arena_forget(pyha_arena *arena)
 {
-    struct pyha_guarded saved;
-    pyha_guard_enter(&saved);
-    if (!arena->link->local && !atomic_load(&arena->link->ended))
-        pyha_link_send(arena->link, PYHA_FORGET, arena->identity, -1);
-    pyha_guard_leave(&saved);
+    int error = EAGAIN;
+    if (arena->link->local)
+        return;
+    /* The pages go now, on both sides; a helper too busy to hear keeps only the address range. */
+    madvise(arena->shared, arena->mapped, MADV_REMOVE);
+    for (int try = 0; try < 5 && error == EAGAIN && !atomic_load(&arena->link->ended); try++) {
+        struct pyha_guarded saved;
+        if (try)
+            pyha_link_pause(arena->link, POLLOUT, pyha_now() + PYHA_SLICE);
+        pyha_guard_enter(&saved);
+        error = pyha_link_send(arena->link, PYHA_FORGET, arena->identity, -1);
+        pyha_guard_leave(&saved);
+    }
 }
 
 void pyha_arena_drop(pyha_arena *arena)
 {
     pyha_link *link = arena->link;
-    struct pyha_guarded saved;
-    pyha_guard_enter(&saved);
-    for (pyha_arena **place = &link->arenas; *place; place = &(*place)->next)
-        if (*place == arena) {
-            *place = arena->next;
-            break;
-        }
-    pyha_guard_leave(&saved);
     /* In a forked child the mapping was never there, and its address may be someone else's by now. */
     if (link->local || pyha_link_owned(link))
         munmap(arena->shared, arena->mapped);

@@ -71,7 +71,7 @@ static void catch_fatal_signals(void)
 /* Ends the helper when the application is gone (its pidfd), has exec'ed or shut the socket. Reads nothing. */
 static void *watch(void *unused)
 {
-    struct pollfd watched[2] = {{.fd = PYHA_CONTROL_FD, .events = POLLRDHUP}, {.fd = PYHA_APPLICATION_FD, .events = POLLIN}};
+    struct pollfd watched[] = {{PYHA_CONTROL_FD, POLLRDHUP, 0}, {PYHA_APPLICATION_FD, POLLIN, 0}};
     (void)unused;
     while (poll(watched, 2, -1) <= 0)
         ;
@@ -183,7 +183,8 @@ static void obey(void)
         struct cmsghdr header;
         char room[CMSG_SPACE(sizeof(int))];
     } attached;
-    struct msghdr envelope = {.msg_iov = &content, .msg_iovlen = 1, .msg_control = &attached, .msg_controllen = sizeof attached};
+    struct msghdr envelope = {
+        .msg_iov = &content, .msg_iovlen = 1, .msg_control = &attached, .msg_controllen = sizeof attached};
     ssize_t size = recvmsg(PYHA_CONTROL_FD, &envelope, MSG_CMSG_CLOEXEC);
     if (size < 0 && errno == EINTR)
         return;
@@ -215,7 +216,8 @@ int main(int argc, char *argv[])
 {
     struct pyha_hello hello = {.protocol = PYHA_PROTOCOL};
     seclude();
-    if (argc < 2 || fcntl(PYHA_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PYHA_APPLICATION_FD, F_SETFD, FD_CLOEXEC) < 0) {
+    if (argc < 2 || fcntl(PYHA_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0 ||
+        fcntl(PYHA_APPLICATION_FD, F_SETFD, FD_CLOEXEC) < 0) {
         fputs("pyha-host is started by the pyha PKCS #11 module, not by hand\n", stderr);
         return 2;
     }

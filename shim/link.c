@@ -32,28 +32,24 @@ int pyha_link_owned(const pyha_link *link)
     return link->owner == getpid();
 }
 
-static int is_our_socket(const pyha_link *link)
+static struct pyha_owned own(int descriptor)
 {
     struct stat found;
-    return link->control >= 0 && fstat(link->control, &found) == 0 && S_ISSOCK(found.st_mode) && found.st_ino == link->socket;
+    if (descriptor < 0 || fstat(descriptor, &found) < 0)
+        return (struct pyha_owned){.number = -1};
+    return (struct pyha_owned){descriptor, found.st_dev, found.st_ino};
 }
 
-/* Whether `helper` still is the helper's pidfd. Only /proc tells; without it the number is believed. */
+static int is_ours(const struct pyha_owned *owned)
+{
+    struct pyha_owned now = own(owned->number);
+    return now.number >= 0 && now.device == owned->device && now.inode == owned->inode;
+}
+
+/* Before Linux 6.9 all pidfds look alike: so only together with the socket, which is lost where all are closed. */
 static int is_our_helper(const pyha_link *link)
 {
-    char path[48], text[512];
-    if (link->helper < 0)
-        return 0;
-    snprintf(path, sizeof path, "/proc/self/fdinfo/%d", link->helper);
-    int information = open(path, O_RDONLY | O_CLOEXEC);
-    if (information < 0)
-        return access("/proc/self", F_OK) < 0;
-    ssize_t size = read(information, text, sizeof text - 1);
-    close(information);
-    text[size > 0 ? size : 0] = '\0';
-    const char *line = strstr(text, "\nPid:");
-    long pid = line ? strtol(line + 5, NULL, 10) : 0;
-    return pid == link->pid || pid == -1; /* -1: it has ended */
+    return is_ours(&link->control) && is_ours(&link->helper);
 }
 
 int pyha_link_lost(pyha_link *link)
@@ -63,17 +59,18 @@ int pyha_link_lost(pyha_link *link)
     if (link->local)
         return 0;
     /* Both: a child of the module may hold the socket open when the helper is gone. */
-    struct pollfd watched[2] = {{.fd = link->control, .events = POLLIN}, {.fd = link->helper, .events = POLLIN}};
-    if (is_our_socket(link) && poll(watched, 2, 0) <= 0)
+    struct pollfd watched[] = {{link->control.number, POLLIN, 0}, {link->helper.number, POLLIN, 0}};
+    if (is_ours(&link->control) && poll(watched, 2, 0) <= 0)
         return 0;
     atomic_store(&link->ended, 1);
     return 1;
 }
 
-void pyha_link_pause(pyha_link *link, short events)
+void pyha_link_pause(pyha_link *link, short events, double deadline)
 {
-    struct pollfd watched[2] = {{.fd = link->control, .events = events}, {.fd = link->helper, .events = POLLIN}};
-    poll(watched, 2, (int)(PYHA_SLICE * 1000));
+    struct pollfd watched[] = {{link->control.number, events, 0}, {link->helper.number, POLLIN, 0}};
+    double left = pyha_slice(deadline);
+    poll(watched, 2, left > 0 ? (int)(left * 1000) + 1 : 0);
 }
 
 int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descriptor)
@@ -88,12 +85,12 @@ int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descripto
     if (descriptor >= 0) {
         envelope.msg_control = &attached;
         envelope.msg_controllen = sizeof attached;
-        attached.header = (struct cmsghdr){.cmsg_len = CMSG_LEN(sizeof(int)), .cmsg_level = SOL_SOCKET, .cmsg_type = SCM_RIGHTS};
+        attached.header = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
         memcpy(CMSG_DATA(&attached.header), &descriptor, sizeof descriptor);
     }
-    if (!is_our_socket(link))
+    if (!is_ours(&link->control))
         return EPIPE;
-    return sendmsg(link->control, &envelope, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
+    return sendmsg(link->control.number, &envelope, MSG_NOSIGNAL | MSG_DONTWAIT) < 0 ? errno : 0;
 }
 
 int pyha_link_offers(const pyha_link *link, uint32_t index)
@@ -109,11 +106,11 @@ int pyha_link_alive(pyha_link *link)
 /* Closes what is still ours. Guarded. */
 static void give_up_descriptors(pyha_link *link)
 {
-    if (is_our_socket(link))
-        close(link->control);
     if (is_our_helper(link))
-        close(link->helper);
-    link->control = link->helper = -1;
+        close(link->helper.number);
+    if (is_ours(&link->control))
+        close(link->control.number);
+    link->control.number = link->helper.number = -1;
 }
 
 int pyha_link_close(pyha_link *link)
@@ -124,13 +121,11 @@ int pyha_link_close(pyha_link *link)
     pyha_guard_enter(&saved);
     atomic_store(&link->ended, 1);
     /* The shutdown reaches a helper that kill() may no longer touch, and one whose socket a forked process copied. */
-    if (is_our_socket(link))
-        shutdown(link->control, SHUT_RDWR);
+    if (is_ours(&link->control))
+        shutdown(link->control.number, SHUT_RDWR);
     if (is_our_helper(link))
-        pidfd_send_signal(link->helper, SIGKILL, NULL, 0);
+        pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
     give_up_descriptors(link);
-    for (pyha_arena *arena = link->arenas; arena && !link->local; arena = arena->next)
-        pyha_futex_wake(&arena->shared->reply);
     pyha_guard_leave(&saved);
     return 1;
 }
@@ -186,7 +181,7 @@ static pyha_link *new_link(char *reason, size_t room)
     }
     atomic_init(&link->users, 1);
     link->owner = getpid();
-    link->control = link->helper = -1;
+    link->control.number = link->helper.number = -1;
     return link;
 }
 
@@ -224,21 +219,17 @@ static int above_standard(int descriptor)
 /* Descriptors and process; guarded, so that a fork finds them whole. An errno. */
 static int start_helper(pyha_link *link, const char *program, char *const argv[], char *const envp[])
 {
-    int pair[2];
-    struct stat found;
-    struct pyha_spawned spawned = {-1, -1};
+    int pair[2], pidfd = -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return errno;
     int control = above_standard(pair[0]), theirs = above_standard(pair[1]);
     int application = above_standard(pidfd_open(getpid(), 0));
-    int error = theirs < 0 || application < 0 || fstat(control, &found) < 0 ? errno : 0;
+    int error = control < 0 || theirs < 0 || application < 0 ? errno : 0;
     if (!error)
-        error = pyha_spawn(&spawned, program, argv, envp, theirs, application);
+        error = pyha_spawn(&pidfd, program, argv, envp, theirs, application);
     if (!error) {
-        link->control = control;
-        link->socket = found.st_ino;
-        link->helper = above_standard(spawned.pidfd);
-        link->pid = spawned.pid;
+        link->control = own(control);
+        link->helper = own(above_standard(pidfd));
         control = -1;
     }
     const int done[] = {control, theirs, application};
@@ -253,14 +244,14 @@ static int hear_hello(pyha_link *link, const char *module, double deadline, char
 {
     struct pyha_hello hello;
     ssize_t size;
-    while ((size = is_our_socket(link) ? recv(link->control, &hello, sizeof hello, MSG_DONTWAIT) : 0) < 0) {
+    while ((size = is_ours(&link->control) ? recv(link->control.number, &hello, sizeof hello, MSG_DONTWAIT) : 0) < 0) {
         if (errno != EAGAIN && errno != EINTR)
             break;
         if (pyha_now() >= deadline) {
             snprintf(reason, room, "the helper for %s did not load it in time", module);
             return -1;
         }
-        pyha_link_pause(link, POLLIN);
+        pyha_link_pause(link, POLLIN, deadline);
     }
     if (size <= 0)
         snprintf(reason, room, "the helper for %s ended while loading it", module);

@@ -35,7 +35,6 @@ struct pyha_arena {
     uint64_t rv;       /* result of the last call that was done */
 
     pyha_link *link;
-    pyha_arena *next; /* guarded */
     struct pyha_shared *shared;
     size_t mapped;
     uint32_t number; /* of the last call; never read back from shared memory */
@@ -43,15 +42,19 @@ struct pyha_arena {
     int serves; /* a thread of the helper waits for calls here */
 };
 
+/* A descriptor of ours, and how to know it again: an application may close it and reuse its number. */
+struct pyha_owned {
+    int number; /* -1: none */
+    dev_t device;
+    ino_t inode;
+};
+
 struct pyha_link {
     pyha_link *next;     /* guarded: the registry */
-    pyha_arena *arenas;  /* guarded */
     atomic_uint users;   /* whoever has the link, and each arena: memory outlives the last of them */
     atomic_int ended;    /* no further call; set once */
     pid_t owner;         /* a forked child inherits the structure, not the link */
-    int control, helper; /* the socket and the helper's pidfd; -1 once given up. Changed under the guard */
-    ino_t socket;        /* an application may close our descriptors and reuse their numbers: which one is ours */
-    pid_t pid;           /* likewise; never used to send a signal */
+    struct pyha_owned control, helper; /* the socket, and the helper's pidfd. Changed under the guard */
     uint32_t identities; /* guarded */
     int local;
     struct pyha_module module; /* local link only */
@@ -73,7 +76,7 @@ int pyha_link_offers(const pyha_link *link, uint32_t index);
 /* Looks, without waiting. 0: gone, for good. */
 int pyha_link_alive(pyha_link *link);
 
-/* Ends the helper at once and wakes every waiting call. Never waits; again and again is fine. 0 in a forked child. */
+/* Ends the helper at once, and calls in flight within a slice. Never waits; may be repeated. 0 in a forked child. */
 int pyha_link_close(pyha_link *link);
 
 /* Gives up the reference that start or load returned; closes the link. */
@@ -100,8 +103,10 @@ double pyha_now(void);
 int pyha_link_lost(pyha_link *link);
 int pyha_link_owned(const pyha_link *link);
 void pyha_link_unref(pyha_link *link);
-/* Waits until the control socket may take a message, the helper is gone, or a slice is over. */
-void pyha_link_pause(pyha_link *link, short events);
+/* Waits for `events` on the control socket, the helper's end, the end of a slice or the deadline. */
+void pyha_link_pause(pyha_link *link, short events, double deadline);
+/* A slice of a wait that is over at `deadline`, in seconds; 0 or less: it is. */
+double pyha_slice(double deadline);
 /* sendmsg without blocking, guarded by the caller; `descriptor` -1: none. 0, or an errno. */
 int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descriptor);
 

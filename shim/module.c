@@ -20,7 +20,8 @@ struct interface {
 };
 
 typedef unsigned long (*get_list)(const struct list **list);
-typedef unsigned long (*get_interface)(const char *name, const uint8_t *version, const struct interface **found, unsigned long flags);
+typedef unsigned long (*get_interface)(const char *name, const uint8_t *version, const struct interface **found,
+                                       unsigned long flags);
 
 /* The address at which the object that holds `address` is loaded; NULL where no object does. */
 static void *object_of(const void *address)
@@ -61,7 +62,8 @@ static const struct list *list_3(void *library, const void *beside)
     return NULL;
 }
 
-int pyha_module_load(struct pyha_module *module, const char *path, int flags, const void *own, char *reason, size_t room)
+int pyha_module_load(struct pyha_module *module, const char *path, int flags, const void *own, char *reason,
+                     size_t room)
 {
     memset(module, 0, sizeof *module);
     void *library = dlopen(path, flags);
@@ -93,7 +95,8 @@ int pyha_module_load(struct pyha_module *module, const char *path, int flags, co
     return 0;
 }
 
-typedef uint64_t (*function)(uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t, uint64_t);
+typedef uint64_t word;
+typedef word (*function)(word, word, word, word, word, word, word, word, word, word);
 
 uint64_t pyha_module_call(const struct pyha_module *module, uint32_t index, const uint64_t w[PYHA_WORDS])
 {

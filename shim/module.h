@@ -20,7 +20,8 @@ struct pyha_module {
  * dlopen `path` with `flags` and fill `module`. `own`: an address inside the object whose functions must not be taken
  * for the module's, or NULL. 0, or -1 with one sentence in `reason`.
  */
-int pyha_module_load(struct pyha_module *module, const char *path, int flags, const void *own, char *reason, size_t room);
+int pyha_module_load(struct pyha_module *module, const char *path, int flags, const void *own, char *reason,
+                     size_t room);
 
 /* The result of function `index`; CKR_FUNCTION_NOT_SUPPORTED where there is none. */
 uint64_t pyha_module_call(const struct pyha_module *module, uint32_t index, const uint64_t words[PYHA_WORDS]);

@@ -32,8 +32,9 @@ struct pyha_shared {
     _Atomic uint32_t request; /* number of the call that is wanted; a futex */
     uint32_t index;
     uint64_t words[PYHA_WORDS];
-    _Alignas(64) _Atomic uint32_t reply; /* number of the call that is done; a futex. PYHA_MAPPED once the helper has it */
-    _Atomic uint32_t died;               /* number of the call in which the helper met its end */
+    /* Number of the call that is done; a futex. PYHA_MAPPED once the helper has the arena. */
+    _Alignas(64) _Atomic uint32_t reply;
+    _Atomic uint32_t died; /* number of the call in which the helper met its end */
     uint64_t result;
     uint64_t there; /* the helper's address of the memory proper; 0: it could not take it */
 };

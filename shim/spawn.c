@@ -39,9 +39,9 @@ static void close_from(unsigned first)
     if (close_range(first, ~0U, 0) == 0)
         return;
     /* A seccomp filter older than the call. */
-    struct rlimit limit;
-    unsigned end = getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur < 1 << 20 ? (unsigned)limit.rlim_cur : 1 << 20;
-    for (unsigned descriptor = first; descriptor < end; descriptor++)
+    struct rlimit limit = {1 << 20, 0};
+    getrlimit(RLIMIT_NOFILE, &limit);
+    for (unsigned descriptor = first; descriptor < limit.rlim_cur && descriptor < 1 << 20; descriptor++)
         close((int)descriptor);
 }
 
@@ -95,7 +95,7 @@ static int intermediate(void *argument)
     _exit(0);
 }
 
-int pyha_spawn(struct pyha_spawned *spawned, const char *path, char *const argv[], char *const envp[], int control, int application)
+int pyha_spawn(int *pidfd, const char *path, char *const argv[], char *const envp[], int control, int application)
 {
     char *stacks = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stacks == MAP_FAILED)
@@ -110,7 +110,6 @@ int pyha_spawn(struct pyha_spawned *spawned, const char *path, char *const argv[
     munmap(stacks, 2 * STACK);
     if (plan.error && plan.pidfd >= 0)
         close(plan.pidfd);
-    spawned->pid = plan.pid;
-    spawned->pidfd = plan.pidfd;
+    *pidfd = plan.pidfd;
     return plan.error;
 }

@@ -6,18 +6,11 @@
 #ifndef PYHA_SPAWN_H
 #define PYHA_SPAWN_H
 
-#include <sys/types.h>
-
-struct pyha_spawned {
-    pid_t pid; /* to recognise `pidfd` by, never to send a signal to */
-    int pidfd;
-};
-
 /*
  * Runs `path` with `argv` and `envp`; its descriptors: 0 and 1 are /dev/null, 2 the application's, then `control` and
- * `application` at their fixed numbers (protocol.h), none else. 0, or an errno. The caller holds the guard (guard.h):
- * signals are blocked, and no fork can see the descriptors half opened.
+ * `application` at their fixed numbers (protocol.h), none else. 0 and its pidfd, or an errno. The caller holds the
+ * guard (guard.h): signals are blocked, and no fork can see the descriptors half opened.
  */
-int pyha_spawn(struct pyha_spawned *spawned, const char *path, char *const argv[], char *const envp[], int control, int application);
+int pyha_spawn(int *pidfd, const char *path, char *const argv[], char *const envp[], int control, int application);
 
 #endif

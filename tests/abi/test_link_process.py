@@ -228,8 +228,9 @@ def test_a_stopped_helper_is_late_and_close_ends_it(link: Link, helper: Process)
     os.kill(helper.pid, signal.SIGSTOP)
     with leased(link) as arena, pytest.raises(LinkLate):
         invoke(link, arena, COMMAND, Hostile.ANSWER, 0, deadline=time.monotonic() + 0.05)
-    with pytest.raises(LinkLate):
-        link.arena(MIB, time.monotonic() + 0.05)
+    for _ in range(50):  # more than the socket's queue takes
+        with pytest.raises(LinkLate):
+            link.arena(MIB, time.monotonic() + 0.001)
     link.close()
     assert helper.ended()
 
@@ -246,13 +247,13 @@ def test_a_late_call_keeps_its_memory_and_its_place(link: Link) -> None:
 
 
 def test_a_deadline_that_has_passed_calls_nothing(link: Link) -> None:
-    with leased(link) as arena:
-        with pytest.raises(LinkLate):
-            invoke(link, arena, COMMAND, Hostile.FILL, arena.there, 1, 9, deadline=time.monotonic() - 1)
-        assert arena.here[0] == 0
+    with pytest.raises(LinkLate):
+        command(link, Hostile.GATE, 1, deadline=time.monotonic() - 1)
+    with pytest.raises(LinkLate):  # a second one to enter would open the gate
+        command(link, Hostile.GATE, 2, deadline=time.monotonic() + 0.1)
 
 
-def test_close_wakes_calls_in_flight(link: Link, helper: Process) -> None:
+def test_close_ends_calls_in_flight(link: Link, helper: Process) -> None:
     out = [start(command, link, Hostile.HANG) for _ in range(5)]
     wait_until_hung(link, 5)
     link.close()
@@ -373,7 +374,9 @@ def test_many_links_from_many_threads(modules: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variant", "newer"), [(0, False), (4, False), (5, True), (6, False)], ids=["2.40", "claims 3.0", "3.0", "other"]
+    ("variant", "newer"),
+    [(0, False), (4, False), (5, True), (6, False), (9, False)],
+    ids=["2.40", "claims 3.0", "3.0", "other name", "other version"],
 )
 @pytest.mark.parametrize("kind", ["process", "none"])
 def test_the_functions_of_3_0_come_from_an_interface_only(modules: Path, kind: str, variant: int, newer: bool) -> None:

@@ -4,7 +4,7 @@
  * Compiled with -DVARIANT=n for modules that are wrong in themselves:
  * 0 2.40, all functions; 1 C_GetFunctionList fails; 2 it gives no list; 3 the list has a NULL and a pointer into the
  * heap; 4 the list says 3.0 but ends where 2.40 does; 5 a good 3.0 interface; 6 an interface that is not PKCS 11;
- * 7 never finishes loading; 8 dies while loading.
+ * 7 never finishes loading; 8 dies while loading; 9 an interface PKCS 11 that is 2.40.
  */
 #define _GNU_SOURCE
 #include "hostile.h"
@@ -255,20 +255,20 @@ EXPORT word C_GetFunctionList(struct list **found)
     return get_list(found);
 }
 
-#if VARIANT == 5 || VARIANT == 6
+#if VARIANT == 5 || VARIANT == 6 || VARIANT == 9
 static struct list newer;
 static struct interface {
     const char *name;
     struct list *list;
     word flags;
-} interface = {VARIANT == 5 ? "PKCS 11" : "PKCS eleven", &newer, 0};
+} interface = {VARIANT == 6 ? "PKCS eleven" : "PKCS 11", &newer, 0};
 
 EXPORT word C_GetInterface(const char *name, const uint8_t *version, struct interface **found, word flags)
 {
     (void)name, (void)version, (void)flags;
     newer = list;
-    newer.version[0] = 3;
-    newer.version[1] = 0;
+    if (VARIANT != 9)
+        newer.version[0] = 3, newer.version[1] = 0;
     *found = &interface;
     return 0;
 }
