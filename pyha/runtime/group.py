@@ -122,14 +122,15 @@ class GroupRuntime:
             self.value = self.value.joined(index, generation)
 
     def _learn(self) -> None:
-        """Refresh on contact what is answered from local state."""
+        """Refresh on contact what is answered from local state. What was written down about all members is only
+        narrowed by those that are here: a member that is out today must not widen the list."""
         offers = []
         for index in self.value.present():
             connection = self.connections[index]
             if connection is None:
                 continue
             try:
-                offers.append(offered(connection, self.deadline()))
+                offers.append(offered(connection, self.deadline(), self.mechanisms))
             except MemberLost as loss:
                 self.lost(index, connection.generation, str(loss))
                 continue

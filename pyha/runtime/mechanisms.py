@@ -17,17 +17,15 @@ from pyha.runtime.member import Connection
 Offer = Mapping[int, MechanismSnapshot]
 
 
-def offered(connection: Connection, deadline: float) -> dict[int, MechanismSnapshot]:
-    """The known mechanisms of one member, by type. Raises MemberLost."""
+def offered(connection: Connection, deadline: float, noted: Offer | None = None) -> dict[int, MechanismSnapshot]:
+    """The known mechanisms of one member, by type. With `noted` only those, as they were written down: that costs two
+    calls instead of one for each mechanism. Raises MemberLost."""
+    types = _types(connection, deadline)
+    if noted is not None:
+        here = frozenset(types)
+        return {mechanism: offer for mechanism, offer in noted.items() if mechanism in here}
     found: dict[int, MechanismSnapshot] = {}
-    rv, results = connection.call("C_GetMechanismList", deadline, connection.slot, None)
-    if rv != ck.CKR_OK:
-        return found
-    count, _ = results[1]
-    rv, results = connection.call("C_GetMechanismList", deadline, connection.slot, count)
-    if rv != ck.CKR_OK or results[1][1] is None:
-        return found
-    for mechanism in results[1][1]:
+    for mechanism in types:
         if not connection.knows_mechanism(mechanism):
             continue
         rv, answer = connection.call("C_GetMechanismInfo", deadline, connection.slot, mechanism, None)
@@ -35,6 +33,14 @@ def offered(connection: Connection, deadline: float) -> dict[int, MechanismSnaps
             info = unpack_mechanism_info(answer[2])
             found[mechanism] = MechanismSnapshot(mechanism, info.min_key_size, info.max_key_size, info.flags)
     return found
+
+
+def _types(connection: Connection, deadline: float) -> tuple[int, ...]:
+    rv, results = connection.call("C_GetMechanismList", deadline, connection.slot, None)
+    if rv != ck.CKR_OK:
+        return ()
+    rv, results = connection.call("C_GetMechanismList", deadline, connection.slot, results[1][0])
+    return tuple(results[1][1] or ()) if rv == ck.CKR_OK else ()
 
 
 def common_mechanisms(offers: Sequence[Offer]) -> dict[int, MechanismSnapshot]:
