@@ -165,6 +165,7 @@ static int same_python(void)
 enum { NOTHING, LOCKED, LOCKED_WITH_PYTHON };
 
 static __thread int fork_holds;
+static __thread int fork_cancel;
 static __thread PyGILState_STATE fork_gil;
 
 static int python_is_usable(void)
@@ -184,6 +185,7 @@ static void before_fork(void)
     if (python_is_usable() && PyGILState_Check())
         return;
     /* A start is waited for: the locks of modules that another thread is importing would stay locked in the child. */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &fork_cancel);
     pthread_mutex_lock(&starting);
     fork_holds = LOCKED;
     if (!python_is_usable())
@@ -199,8 +201,10 @@ static void after_fork_in_parent(void)
         PyOS_AfterFork_Parent();
         PyGILState_Release(fork_gil);
     }
-    if (fork_holds != NOTHING)
-        pthread_mutex_unlock(&starting);
+    if (fork_holds == NOTHING)
+        return;
+    pthread_mutex_unlock(&starting);
+    pthread_setcancelstate(fork_cancel, NULL);
 }
 
 static void after_fork_in_child(void)
@@ -209,16 +213,14 @@ static void after_fork_in_child(void)
     atomic_fetch_add(&forks, 1);
     /* Perhaps locked by a thread that does not exist here. */
     pthread_mutex_init(&starting, NULL);
-    if (pyha_link_forked)
-        pyha_link_forked();
-    if (pyha_pins_forked)
-        pyha_pins_forked();
     if (fork_holds == LOCKED_WITH_PYTHON) {
         PyOS_AfterFork_Child();
         /* Not PyGILState_Release(), which may delete the thread's state: it is the only one here, and Python 3.11 dies
          * at the next call where there was none left. The only thread of a child is its main thread; it keeps it. */
         PyEval_SaveThread();
     }
+    if (fork_holds != NOTHING)
+        pthread_setcancelstate(fork_cancel, NULL);
 }
 
 /* Start of the interpreter. */
@@ -429,23 +431,33 @@ static int start(void)
 
 /* The crossing. */
 
-CK_RV pyha_call(uint32_t index, void *arguments)
+/* A thread that is cancelled (pthread_cancel) while it has the GIL, or waits for it, would take it to its grave. */
+static CK_RV cross(uint32_t index, void *arguments)
 {
     uint64_t rv = PYHA_GENERAL_ERROR;
+    int cancel;
 
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    pyha_dispatch(index, arguments, &rv);
+    pthread_setcancelstate(cancel, NULL);
+    return rv;
+}
+
+CK_RV pyha_call(uint32_t index, void *arguments)
+{
     if (!atomic_load_explicit(&initialized, memory_order_acquire))
         return atomic_load(&state) == BROKEN ? PYHA_GENERAL_ERROR : PYHA_CRYPTOKI_NOT_INITIALIZED;
-    pyha_dispatch(index, arguments, &rv);
-    return rv;
+    return cross(index, arguments);
 }
 
 CK_RV pyha_call_initialize(uint32_t index, void *arguments)
 {
-    uint64_t rv = PYHA_GENERAL_ERROR;
+    int cancel, started;
 
-    if (start())
-        pyha_dispatch(index, arguments, &rv);
-    return rv;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    started = start();
+    pthread_setcancelstate(cancel, NULL);
+    return started ? cross(index, arguments) : PYHA_GENERAL_ERROR;
 }
 
 /* What needs no Python. The specification's defaults: no name or version means the newest. */

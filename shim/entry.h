@@ -57,8 +57,4 @@ int pyha_restore_signals(const uint8_t *saved);
 extern CK_FUNCTION_LIST pyha_functions_2_40;
 extern CK_FUNCTION_LIST_3_0 pyha_functions_3_0;
 
-/* What other parts of the shim do in a forked child; absent parts are skipped. */
-extern void pyha_link_forked(void) __attribute__((weak));
-extern void pyha_pins_forked(void) __attribute__((weak));
-
 #endif
