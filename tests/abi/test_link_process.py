@@ -275,6 +275,19 @@ def test_a_link_that_nobody_holds_ends_its_helper(modules: Path) -> None:
     helper.close()
 
 
+def test_a_forked_child_may_let_go_of_the_link(link: Link) -> None:
+    arena = link.arena(MIB, soon())
+    child = os.fork()
+    if child == 0:
+        sound = not link.alive
+        link.close()
+        del arena, link
+        gc.collect()
+        os._exit(not sound)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert invoke(link, arena, COMMAND, Hostile.ANSWER, 6) == 6
+
+
 def test_a_module_that_closes_the_helper_s_descriptors(link: Link, helper: Process) -> None:
     assert command(link, Hostile.DEAFEN) == 0
     assert command(link, Hostile.ANSWER, 4) == 4

@@ -46,9 +46,11 @@ def test_the_page_is_full_at_some_time_and_has_room_again() -> None:
     assert content(kept(b"again" * 40)) == b"again" * 40
 
 
-def test_too_long_for_the_page() -> None:
+@pytest.mark.parametrize("size", [4065, 4080, 4081, 1 << 20])
+def test_too_long_for_the_page(size: int) -> None:
     with pytest.raises(MemoryError):
-        kept(bytes(1 << 20))
+        kept(bytes(size))
+    assert content(kept(b"x" * 4064)) == b"x" * 4064
 
 
 def test_a_pin_shows_nothing() -> None:
