@@ -1,0 +1,185 @@
+"""`make demo`: an unmodified pkcs11-tool over three real tokens as one, and the loss of one of them under load.
+
+Every command line that is shown is run as it is shown. Three SoftHSM tokens are made in a temporary directory, which is
+removed at the end; no configuration of the user is read or written, and root is not needed. Exit status 1 where
+anything did not happen as it is said here.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from burst import PublicKeys, burst, command_of, helper_of
+from stage import Stage, Unexpected
+
+MEMBERS = ("hsm-a", "hsm-b", "hsm-c")
+GROUP = "demo"
+PIN = "1234"
+SIGNATURES = 600
+SOFTHSM = (
+    "/usr/lib/softhsm/libsofthsm2.so",
+    "/usr/lib64/pkcs11/libsofthsm2.so",
+    "/usr/local/lib/softhsm/libsofthsm2.so",
+)
+
+_SLOT = f'pkcs11-tool --module "$MODULE" --token-label {GROUP}'
+_USER = f"{_SLOT} --login --pin {PIN}"
+
+
+def prepare(directory: Path) -> Stage:
+    """The stage: a SoftHSM store and variables that name the modules. Raises Unexpected where a tool is missing."""
+    for tool in ("softhsm2-util", "pkcs11-tool", "openssl"):
+        if shutil.which(tool) is None:
+            raise Unexpected(f"{tool} is not installed: `make demo` would have installed it")
+    softhsm = next((path for path in SOFTHSM if os.path.exists(path)), None)
+    if softhsm is None:
+        raise Unexpected(f"SoftHSM's library is at none of {', '.join(SOFTHSM)}")
+    commands = str(Path(sys.executable).parent)
+    asked = subprocess.run([f"{commands}/pyha", "module-path"], capture_output=True, text=True)
+    if asked.returncode != 0:
+        raise Unexpected(asked.stderr.strip())
+    (directory / "tokens").mkdir()
+    (directory / "softhsm2.conf").write_text(
+        f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
+    )
+    (directory / "pin").touch(mode=0o600)
+    (directory / "pin").write_text(PIN)
+    variables = {
+        "SOFTHSM2_CONF": f"{directory}/softhsm2.conf",
+        "PYHA_CONF": f"{directory}/pyha.toml",
+        "SOFTHSM": softhsm,
+        "MODULE": asked.stdout.strip(),
+    }
+    stage = Stage(directory, {**variables, "PATH": commands + os.pathsep + os.environ.get("PATH", os.defpath)})
+    stage.say(
+        "One virtual token over three real ones. Each command line below is run as it stands, in a temporary "
+        "directory, with these variables:"
+    )
+    stage.output("\n".join(f"{name}={value}" for name, value in variables.items()))
+    return stage
+
+
+def make_group(stage: Stage) -> None:
+    """Three tokens, and a group over them."""
+    stage.step("Three tokens", "SoftHSM stands for three HSMs: three separate tokens, each with keys of its own.")
+    for member in MEMBERS:
+        stage.run(f"softhsm2-util --init-token --free --label {member} --pin {PIN} --so-pin 12345678", shown=0)
+    stage.step(
+        "One group over them",
+        "`pyha group create` logs in to each token, looks whether it can serve, puts the group's domain keys there "
+        "and writes the configuration.",
+    )
+    uris = " \\\n".join(f'"pkcs11:token={member}?module-path=$SOFTHSM"' for member in MEMBERS)
+    stage.run(
+        f"pyha group create {GROUP} \\\n{uris} \\\n"
+        '--environment "SOFTHSM2_CONF=$SOFTHSM2_CONF" --pin-source "file:$PWD/pin"',
+        shown=2,
+        expect=f'Group "{GROUP}"',
+    )
+    shown = stage.run(f'pyha group show {GROUP} --pin-source "file:$PWD/pin"')
+    if shown.count("CKR_OK") != len(MEMBERS):
+        raise Unexpected("not every member is in")
+    stage.good("every member holds the same domain keys: their check values agree")
+
+
+def use_slot(stage: Stage) -> None:
+    """What an application sees, two keys, a signature by each."""
+    stage.step(
+        "What an application sees",
+        "An unmodified pkcs11-tool loads pyha's module, as it would load an HSM vendor's. It sees one slot.",
+    )
+    listed = stage.run('pkcs11-tool --module "$MODULE" --list-slots', expect="HA Virtual Card Slot")
+    if listed.count("\nSlot ") != 1 or any(member in listed for member in MEMBERS):
+        raise Unexpected("there is more than the one virtual slot")
+    stage.good("one slot; the members' own are hidden")
+    stage.step("Two keys", "It logs in and makes an RSA key and an EC key. Neither can be read out of a token.")
+    stage.run(f"{_USER} \\\n--keypairgen --key-type rsa:2048 --id 01 --label rsa", shown=2)
+    stage.run(f"{_USER} \\\n--keypairgen --key-type EC:prime256v1 --id 02 --label ec", shown=2)
+    stage.step("Signatures", "It signs with both, and reads the public keys out for OpenSSL.")
+    (stage.directory / "message").write_text("one virtual token over three real ones\n")
+    stage.run(f"{_USER} \\\n--sign --mechanism SHA256-RSA-PKCS --id 01 --input-file message --output-file rsa.sig")
+    stage.run("openssl dgst -sha256 -binary -out digest message")
+    stage.run(
+        f"{_USER} \\\n--sign --mechanism ECDSA --signature-format openssl --id 02 "
+        "\\\n--input-file digest --output-file ec.sig"
+    )
+    for key, number in (("rsa", "01"), ("ec", "02")):
+        stage.run(f"{_SLOT} \\\n--read-object --type pubkey --id {number} --output-file {key}.pub")
+    stage.step("OpenSSL checks them outside", "OpenSSL here knows of no token: public key, signature and message.")
+    for key in ("rsa", "ec"):
+        line = f"openssl dgst -sha256 -keyform DER -verify {key}.pub -signature {key}.sig message"
+        stage.run(line, expect="Verified OK")
+
+
+def look_at_members(stage: Stage) -> None:
+    """Each member by itself, without pyha: the keys are there, and they are the same keys."""
+    stage.step(
+        "Every member holds the keys",
+        "Now pyha is left out: pkcs11-tool asks SoftHSM for each member by itself. Both private keys are there, and "
+        "the RSA key of each signs so that the public key from the virtual slot fits.",
+    )
+    for member in MEMBERS:
+        own = f'pkcs11-tool --module "$SOFTHSM" --token-label {member} --login --pin {PIN}'
+        listed = stage.run(f"{own} \\\n--list-objects --type privkey | grep label:")
+        if sorted(listed.split()[1::2]) != ["ec", "rsa"]:
+            raise Unexpected(f"{member} does not hold both keys, once each")
+        stage.run(
+            f"{own} \\\n--sign --mechanism SHA256-RSA-PKCS --id 01 --input-file message --output-file {member}.sig "
+            f"\\\n&& openssl dgst -sha256 -keyform DER -verify rsa.pub -signature {member}.sig message",
+            expect="Verified OK",
+        )
+    stage.good(f"{', '.join(MEMBERS)}: the same two keys on each")
+
+
+def lose_a_member(stage: Stage) -> None:
+    """One application signs without pause while one of its helpers is killed."""
+    keys = PublicKeys.load(stage.directory / "rsa.pub", stage.directory / "ec.pub")
+    victim, half = MEMBERS[1], SIGNATURES // 2
+    stage.step(
+        "A member dies while an application works",
+        "One long-lived application (python-pkcs11, four threads) signs with both keys. A helper process runs each "
+        f"member's library for it. In the middle of the work the helper of {victim} is killed with SIGKILL. Every "
+        "signature is verified with OpenSSL's library as it comes.",
+    )
+
+    def kill(application: int) -> None:
+        helper = helper_of(application, f"{GROUP}/{victim}")
+        stage.output(f"{half} signatures verified; the helper of {victim} is process {helper}:\n{command_of(helper)}")
+        stage.show(f"kill -KILL {helper}")
+        os.kill(helper, signal.SIGKILL)
+
+    said = burst(stage, stage.environment["MODULE"], GROUP, PIN, keys, SIGNATURES, half, kill)
+    stage.output(said)
+    if f"member {victim} lost" not in said:
+        raise Unexpected(f"the application did not notice that {victim} was lost")
+    stage.good(f"all {SIGNATURES} signatures came and are valid: no call of the application failed")
+
+
+def main() -> int:
+    """Exit status."""
+    # An end from outside cleans up as well.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    start = time.monotonic()
+    try:
+        with tempfile.TemporaryDirectory(prefix="pyha-demo-") as directory:
+            stage = prepare(Path(directory))
+            make_group(stage)
+            use_slot(stage)
+            look_at_members(stage)
+            lose_a_member(stage)
+    except Unexpected as unexpected:
+        print(f"\nFAILED: {unexpected}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    print(f"\nAll of it happened as it is said here, in {time.monotonic() - start:.0f} s. Nothing was left behind.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
