@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     candidates = _candidates(settings)
     values = {key: _random(32) for key in DomainKey}
     try:
-        settings = _examine(candidates, settings, arguments.pin_source)
+        settings = _examine(candidates, settings, arguments.pin_source, {group.serial for group in before.groups})
         configuration = replace(before, groups=(*before.groups, settings))
         text = _checked(configuration)
         founding.put_domain_keys(candidates, settings.id, values)
@@ -109,7 +109,7 @@ def _candidates(settings: GroupSettings) -> list[Candidate]:
     return [Candidate(connect(index, 1), settings.deadline) for index in range(len(settings.members))]
 
 
-def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: str) -> GroupSettings:
+def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: str, others: set[str]) -> GroupSettings:
     """Log in everywhere and find out whether these tokens make a group: the settings with serials and token
     snapshot."""
     shared: bytearray | None = None
@@ -152,9 +152,7 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
         if shared is not None:
             shared[:] = bytes(len(shared))
     first = candidates[0].connection.token_info
-    serial = group_serial(first.serial if first is not None else "")
-    if any(serial == member.uri.serial for member in members):
-        raise NotServable(f"the group's serial {serial} is that of one of its members")
+    serial = group_serial(first.serial if first is not None else "", _visible(candidates) | others)
     snapshot: TokenSnapshot = snapshot_of(first, common_mechanisms(offers))
     names = [member.name for member in members]
     unique = tuple(
@@ -162,6 +160,11 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
         for member in members
     )
     return replace(settings, serial=serial, members=unique, token=snapshot)
+
+
+def _visible(candidates: Sequence[Candidate]) -> set[str]:
+    """The serials of all tokens that the members' modules show. Raises NotServable."""
+    return {serial for candidate in candidates for serial in founding.visible_serials(candidate)}
 
 
 def _checked(configuration: Configuration) -> str:

@@ -66,6 +66,14 @@ def enter(candidate: Candidate, pin: object) -> None:
         raise NotServable(f"{candidate.name}: the token gives no session: {refused}") from None
 
 
+def visible_serials(candidate: Candidate) -> list[str]:
+    """The serials of every token that the candidate's module shows. Raises NotServable."""
+    try:
+        return [info.serial for info in candidate.connection.visible_tokens(candidate.deadline())]
+    except MemberLost as loss:
+        raise NotServable(f"{candidate.name}: {loss}") from None
+
+
 def require_new(candidate: Candidate) -> int:
     """How many objects the token holds already. Raises NotServable for a token that is in some group."""
     deadline = candidate.deadline()

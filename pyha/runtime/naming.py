@@ -15,6 +15,8 @@ def slot_id(serial: str, taken: set[int]) -> int:
     return slot
 
 
-def group_serial(member_serial: str) -> str:
-    """The digit 1 in front of the first member's serial, of which the last 15 characters are kept (16 in all)."""
-    return "1" + member_serial[-15:]
+def group_serial(member_serial: str, taken: set[str]) -> str:
+    """The digit 1 in front of the first member's serial, of which the last 15 characters are kept (16 in all); the
+    next digit where a visible token has that serial already, as one in sixteen of SoftHSM's own is made so."""
+    serials = (f"{digit}{member_serial[-15:]}" for digit in "123456789")
+    return next(serial for serial in serials if serial not in taken)
