@@ -107,12 +107,16 @@ static int share(pyha_arena *arena)
         return errno;
     int error = 0;
     arena->shared = mmap(NULL, arena->mapped, PROT_READ | PROT_WRITE, MAP_SHARED, memory, 0);
-    if (arena->shared == MAP_FAILED)
+    if (arena->shared == MAP_FAILED) {
         error = errno;
-    else
+    } else {
+        /* The helper locks the pages: that counts against its limit, not against the application's. */
+        madvise(arena->shared, arena->mapped, MADV_DONTFORK);
+        madvise(arena->shared, arena->mapped, MADV_DONTDUMP);
         error = pyha_link_send(arena->link, arena->serves ? PYHA_SERVE : PYHA_TAKE, arena->identity, memory);
-    if (error && arena->shared != MAP_FAILED)
-        munmap(arena->shared, arena->mapped);
+        if (error)
+            munmap(arena->shared, arena->mapped);
+    }
     close(memory);
     return error;
 }
@@ -138,9 +142,6 @@ static int make_shared(pyha_arena *arena, double deadline)
         if (pyha_now() >= deadline)
             return PYHA_LATE;
     }
-    /* The helper locks the pages: that counts against its limit, not against the application's. */
-    madvise(arena->shared, arena->mapped, MADV_DONTFORK);
-    madvise(arena->shared, arena->mapped, MADV_DONTDUMP);
     int outcome = await(arena, PYHA_MAPPED, deadline);
     arena->number = PYHA_MAPPED;
     arena->there = arena->shared->there;

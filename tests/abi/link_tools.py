@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +98,17 @@ class Process:
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
         return bool(poll.poll(limit * 1000))
+
+    def stop(self) -> None:
+        """SIGSTOP, and waits until every thread has stopped (no event tells who is not its parent)."""
+        os.kill(self.pid, signal.SIGSTOP)
+        limit = soon()
+        while not all(text.rpartition(")")[2].split()[0] == "T" for text in self._threads()):
+            assert time.monotonic() < limit
+            time.sleep(0.001)
+
+    def _threads(self) -> list[str]:
+        return [path.read_text() for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
 
     def close(self) -> None:
         """Lets go of it."""

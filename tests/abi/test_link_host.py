@@ -37,6 +37,7 @@ def arguments(directory: Path, test: str, program: str = "link_host") -> list[st
     "test",
     [
         "no_child",
+        "no_zombie",
         "no_signal",
         "environment",
         "exec",

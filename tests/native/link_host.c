@@ -109,8 +109,15 @@ static void no_child(void)
     pyha_link_close(link);
     check(ended(helper, LIMIT));
     check(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
-    check(!pyha_link_start("/nowhere/pyha-host", module, "", (char *[]){NULL}, pyha_now() + LIMIT, (char[64]){0}, 64));
-    check(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
+}
+
+/* One that would adopt what a failed start leaves behind. */
+static void no_zombie(void)
+{
+    char reason[PYHA_REASON];
+    check(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
+    check(!pyha_link_start("/nowhere/pyha-host", module, "", (char *[]){NULL}, pyha_now() + LIMIT, reason, sizeof reason));
+    check(waitpid(-1, NULL, __WALL) == -1 && errno == ECHILD);
 }
 
 static volatile sig_atomic_t delivered;
@@ -522,7 +529,7 @@ int main(int argc, char *argv[])
         void (*run)(void);
     } tests[] = {
 #define TEST(name) {#name, name}
-        TEST(no_child), TEST(no_signal), TEST(environment), TEST(exec), TEST(exec_in_child), 
+        TEST(no_child), TEST(no_zombie), TEST(no_signal), TEST(environment), TEST(exec), TEST(exec_in_child), 
         TEST(close_all), TEST(close_all_then_send), TEST(start_without_standard_descriptors),
         TEST(setuid_after_start), TEST(fork_under_load), TEST(raw_clone), TEST(copied_socket),
         TEST(thread_that_started_it_ends), TEST(cancelled_thread), TEST(pins), TEST(hold), TEST(inside_a_helper),
