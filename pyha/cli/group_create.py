@@ -18,11 +18,11 @@ from pyha.abi.codec import Codecs
 from pyha.cli import config_write, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
-from pyha.ha.domain import DomainKey
+from pyha.ha.domain import AES_KEYS
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
-from pyha.runtime import config, founding, schema, uri
+from pyha.runtime import config, domain_keys, founding, schema, uri
 from pyha.runtime.assembly import connector
-from pyha.runtime.founding import Candidate, NotServable
+from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import MemberLost
 from pyha.runtime.naming import group_serial
@@ -48,19 +48,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise Mistake(f"{backup} is there already")
     _protect_memory()
     candidates = _candidates(settings)
-    values = {key: _random(32) for key in DomainKey}
+    values = {key: _random(32) for key in AES_KEYS}
     try:
         settings = _examine(candidates, settings, arguments.pin_source, {group.serial for group in before.groups})
         configuration = replace(before, groups=(*before.groups, settings))
         text = _checked(configuration)
-        founding.put_domain_keys(candidates, settings.id, values)
+        pairs = domain_keys.put_domain_keys(candidates, settings.id, values, _takes_rsa(settings))
         try:
             _try_doors(candidates, arguments.allow_open_doors)
             if sealing_key is not None:
-                config_write.write(backup, sealing.seal(sealing_key, settings.id, settings.label, values), mode=0o600)
+                sealed = sealing.seal(sealing_key, settings.id, settings.label, values, pairs)
+                config_write.write(backup, sealed, mode=0o600)
             config_write.write(path, text)
         except BaseException:
-            founding.remove_domain_keys(candidates)
+            domain_keys.remove_domain_keys(candidates)
             raise
     except NotServable as reason:
         raise Mistake(str(reason)) from None
@@ -165,6 +166,18 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
 def _visible(candidates: Sequence[Candidate]) -> set[str]:
     """The serials of all tokens that the members' modules show. Raises NotServable."""
     return {serial for candidate in candidates for serial in founding.visible_serials(candidate)}
+
+
+def _takes_rsa(settings: GroupSettings) -> bool:
+    """Whether the group gets RSA domain keys; says so where it cannot."""
+    takes = settings.token is not None and domain_keys.takes_rsa(settings.token)
+    if not takes:
+        print(
+            "pyha: warning: the modules have no RSA-OAEP: secret keys whose length is no multiple of 8 bytes, or less "
+            "than 16, cannot be on every member",
+            file=sys.stderr,
+        )
+    return takes
 
 
 def _checked(configuration: Configuration) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 from pyha.cli import pin
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
-from pyha.ha.domain import DomainKey
-from pyha.runtime import config, founding
+from pyha.ha.domain import AES_KEYS, RSA_KEYS
+from pyha.runtime import config, domain_keys, founding
 from pyha.runtime.assembly import codecs_for, connector
-from pyha.runtime.founding import Candidate, NotServable
+from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.settings import Configuration, GroupSettings
@@ -89,8 +89,10 @@ def _member(group: GroupSettings, index: int, source: str | None) -> dict[str, A
             connection.connect(candidate.deadline())
         else:
             founding.enter(candidate, pin.read(source, f"User PIN of {settings.name}: "))
-            values = founding.check_values(connection, group.id, candidate.deadline())
-            report["domain-keys"] = {key.value: values[key].hex() if key in values else None for key in DomainKey}
+            values = domain_keys.fingerprints(connection, group.id, candidate.deadline())
+            # RSA pairs are not in every group: they are shown where there are any.
+            shown = [*AES_KEYS, *(key for key in RSA_KEYS if key in values)]
+            report["domain-keys"] = {key.value: values[key].hex() if key in values else None for key in shown}
     except (MemberLost, NotServable, SearchFailed, SessionRefused) as reason:
         report["state"], report["reason"] = "CKR_TOKEN_NOT_PRESENT", str(reason)
     finally:

@@ -1,7 +1,7 @@
 """The backup of a group's domain keys, sealed to an RSA public key.
 
-A JSON file: what it is of, and the domain keys' values encrypted by RSA-OAEP (SHA-256) to the key that `--backup-to`
-names. Only the holder of the private key can open it. Imports `cryptography`, which the module never does.
+A JSON file: what it is of, and the AES domain keys' values encrypted by RSA-OAEP (SHA-256) to the key that
+`--backup-to` names. Only the holder of the private key can open it. Imports `cryptography`, which the module never does.
 
 Source: SEMANTICS.md section 5.
 """
@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
 from pyha.cli.errors import Mistake
-from pyha.ha.domain import DomainKey
+from pyha.ha.domain import AES_KEYS, DomainKey
+from pyha.runtime.domain_keys import RsaPair
 
 _LABEL = b"pyha domain keys"
 
@@ -33,18 +34,32 @@ def public_key(path: str) -> rsa.RSAPublicKey:
     return key
 
 
-def seal(key: rsa.RSAPublicKey, group_id: bytes, label: str, values: Mapping[DomainKey, bytearray]) -> str:
-    """The text of the backup file."""
-    plain = b"".join(bytes(values[name]) for name in DomainKey)
+def seal(
+    key: rsa.RSAPublicKey,
+    group_id: bytes,
+    label: str,
+    values: Mapping[DomainKey, bytearray],
+    pairs: Mapping[DomainKey, RsaPair],
+) -> str:
+    """The text of the backup file. The RSA domain keys are in it as they are wrapped under the sealed AES one."""
+    plain = b"".join(bytes(values[name]) for name in AES_KEYS)
     return (
         json.dumps(
             {
                 "pyha-backup": 1,
                 "group": label,
                 "id": group_id.hex(),
-                "keys": [name.value for name in DomainKey],
-                "check-values": {name.value: check_value(values[name]).hex() for name in DomainKey},
+                "keys": [name.value for name in AES_KEYS],
+                "check-values": {name.value: check_value(values[name]).hex() for name in AES_KEYS},
                 "sealed": key.encrypt(plain, _oaep()).hex(),
+                "rsa": {
+                    name.value: {
+                        "modulus": pair.modulus.hex(),
+                        "exponent": pair.exponent.hex(),
+                        "wrapped": pair.wrapped.hex(),
+                    }
+                    for name, pair in pairs.items()
+                },
             },
             indent=2,
         )

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import wrapping_for
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
-from pyha.ha.domain import DomainKey
+from pyha.cryptoki.values import Attribute, Out, Template
+from pyha.ha.domain import DomainKey, rsa_of, wrapping_mechanism
 from pyha.ha.identity import Identity, number
 from pyha.ha.records import EscrowRecord, fingerprint_of
 from pyha.ha.replication import domain_for, published_template, value_of
 from pyha.runtime import escrow
-from pyha.runtime.admission import domain_handle
+from pyha.runtime.admission import domain_handles
 from pyha.runtime.binding import read_identity
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import destroy, housekeeping, make
@@ -104,7 +104,7 @@ def wrap(
     assert key_type is not None
     length = number(shown.get(ck.CKA_VALUE_LEN))
     mechanism = wrapping_for(object_class, key_type, length)
-    if mechanism not in (ck.CKM_AES_KEY_WRAP, ck.CKM_AES_KEY_WRAP_PAD):
+    if mechanism is None:
         raise Unreplicable("no wrapping gives back exactly such a key")
     if value_of(template, ck.CKA_WRAP_WITH_TRUSTED) == b"\1":
         raise Unreplicable("it may be wrapped by trusted keys only, and the domain keys are none")
@@ -113,8 +113,14 @@ def wrap(
     if object_class == ck.CKO_PRIVATE_KEY and (not public or not provable(key_type)):
         raise Unreplicable("a copy of such a private key cannot be proved")
     domain = domain_for(template)
-    key = domain_handle(group, connection, domain, deadline)
-    rv, results = connection.call("C_WrapKey", deadline, session, Mechanism(mechanism), key, original, Out(_BLOB_ROOM))
+    if mechanism == ck.CKM_RSA_PKCS_OAEP:
+        domain = rsa_of(domain)
+    handles = domain_handles(group, connection, domain, deadline)
+    if handles is None:
+        raise Unreplicable("the group has no RSA domain key for a secret of such a length")
+    rv, results = connection.call(
+        "C_WrapKey", deadline, session, wrapping_mechanism(mechanism), handles.wrapping, original, Out(_BLOB_ROOM)
+    )
     if rv != ck.CKR_OK:
         raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}")
     return Wrapped(domain, mechanism, results[4][1], template, shown, public)
@@ -196,9 +202,19 @@ def unwrap(
     deadline: float,
 ) -> int:
     """C_UnwrapKey of the blob: the real handle. Raises Refusal, MemberLost."""
-    key = domain_handle(group, connection, wrapped.domain, deadline)
+    handles = domain_handles(group, connection, wrapped.domain, deadline)
+    if handles is None:
+        raise MemberLost(f"not a member any more: its {wrapped.domain.value} domain key is missing")
     rv, real = make(
-        connection, "C_UnwrapKey", deadline, session, Mechanism(wrapped.mechanism), key, wrapped.blob, template, None
+        connection,
+        "C_UnwrapKey",
+        deadline,
+        session,
+        wrapping_mechanism(wrapped.mechanism),
+        handles.unwrapping,
+        wrapped.blob,
+        template,
+        None,
     )
     if rv != ck.CKR_OK:
         if not connection.alive(deadline):
