@@ -28,9 +28,9 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def arguments(directory: Path, test: str, program: str = "link_host") -> list[str]:
+def arguments(directory: Path, test: str, program: str = "link_host", variant: int = 0) -> list[str]:
     helper = Path(ffi.string(lib.pyha_own_path()).decode()).parent / "pyha-host"
-    return [str(directory / program), test, str(helper), hostile(directory)]
+    return [str(directory / program), test, str(helper), hostile(directory, variant)]
 
 
 @pytest.mark.parametrize(
@@ -58,6 +58,12 @@ def test_an_application(directory: Path, test: str) -> None:
     done = subprocess.run(arguments(directory, test), capture_output=True, text=True, timeout=2 * LIMIT)
     if done.returncode == SKIPPED:
         pytest.skip("needs root")
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_application_that_execs_while_a_module_is_loading(directory: Path) -> None:
+    command = arguments(directory, "exec_while_loading", variant=7)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=2 * LIMIT)
     assert done.returncode == 0, done.stderr
 
 

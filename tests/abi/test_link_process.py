@@ -79,9 +79,65 @@ def test_large_memory_is_given_back(link: Link) -> None:
         arena = link.arena(200 * MIB, soon())
         assert invoke(link, arena, COMMAND, Hostile.SUM, arena.there + 200 * MIB - 1, 1) == 0
         link.release(arena, 1)
-    with pytest.raises(MemoryError):
-        link.arena(8 << 30, soon())
+    for _ in range(9):  # more than there are places
+        with pytest.raises(MemoryError):
+            link.arena(8 << 30, soon())
     assert command(link, Hostile.ANSWER, 1) == 1, "what could not be had did no harm"
+
+
+def test_a_helper_without_room_for_more_threads_goes_on_with_those_it_has(link: Link, helper: Process) -> None:
+    before = resource.prlimit(helper.pid, resource.RLIMIT_AS)
+    resource.prlimit(helper.pid, resource.RLIMIT_AS, (4096, before[1]))
+    held = link.arena(16, soon())
+    for _ in range(9):
+        with pytest.raises(LinkLate):
+            link.arena(16, time.monotonic() + 0.03)
+    waiting = start(link.arena, 16, soon())
+    link.release(held, 16)
+    assert waiting.result() is held
+    resource.prlimit(helper.pid, resource.RLIMIT_AS, before)
+    others = [link.arena(16, soon()) for _ in range(7)]
+    assert len({arena.there for arena in [held, *others]}) == 8
+
+
+def test_an_arena_that_comes_back_while_its_taker_is_about_to_wait(modules: Path) -> None:
+    class Meddling:
+        """The link's lock, and somebody who gives an arena back at the moment when nobody waits yet."""
+
+        def __init__(self) -> None:
+            self.lock, self.entered = threading.Lock(), 0
+
+        def __enter__(self) -> None:
+            self.entered += 1
+            if self.entered == 2:
+                link.release(held, 16)
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            self.lock.release()
+
+    link = open_process(hostile(modules), {}, soon(), max_in_flight=1)
+    held = link.arena(16, soon())
+    link._lock = Meddling()  # type: ignore[attr-defined]
+    assert link.arena(16, soon()) is held
+    link.close()
+
+
+def test_memory_goes_with_its_last_user_though_the_link_stays(modules: Path) -> None:
+    def mapped() -> int:
+        gc.collect()
+        return Path("/proc/self/maps").read_text().count("memfd:pyha-arena")
+
+    before = mapped()
+    link = open_process(hostile(modules), {}, soon())
+    arenas = [link.arena(16, soon()), link.arena(16, soon()), link.arena(MIB, soon())]
+    assert mapped() == before + 4
+    link.release(arenas.pop(), 16)
+    link.close()
+    while arenas:
+        link.release(arenas.pop(), 16)
+    assert mapped() == before
+    assert not link.alive
 
 
 def test_calls_run_side_by_side(link: Link) -> None:
@@ -228,7 +284,7 @@ def test_a_stopped_helper_is_late_and_close_ends_it(link: Link, helper: Process)
     helper.stop()
     with leased(link) as arena, pytest.raises(LinkLate):
         invoke(link, arena, COMMAND, Hostile.ANSWER, 0, deadline=time.monotonic() + 0.05)
-    for _ in range(50):  # more than the socket's queue takes
+    for _ in range(400):  # more than the socket's queue takes
         with pytest.raises(LinkLate):
             link.arena(MIB, time.monotonic() + 0.001)
     link.close()

@@ -4,7 +4,7 @@
  * Compiled with -DVARIANT=n for modules that are wrong in themselves:
  * 0 2.40, all functions; 1 C_GetFunctionList fails; 2 it gives no list; 3 the list has a NULL and a pointer into the
  * heap; 4 the list says 3.0 but ends where 2.40 does; 5 a good 3.0 interface; 6 an interface that is not PKCS 11;
- * 7 never finishes loading; 8 dies while loading; 9 an interface PKCS 11 that is 2.40.
+ * 7 says its pid (stderr) and never finishes loading; 8 dies while loading; 9 an interface PKCS 11 that is 2.40.
  */
 #define _GNU_SOURCE
 #include "hostile.h"
@@ -279,6 +279,7 @@ __attribute__((constructor)) static void load(void)
 {
     if (VARIANT == 8)
         abort();
+    dprintf(2, "%d\n", (int)getpid());
     for (;;)
         pause();
 }

@@ -52,6 +52,12 @@ static pyha_link *start(void)
     return link;
 }
 
+static void *start_in_thread(void *unused)
+{
+    (void)unused;
+    return start();
+}
+
 static pyha_arena *lease(pyha_link *link)
 {
     pyha_arena *arena = NULL;
@@ -114,9 +120,9 @@ static void no_child(void)
 /* One that would adopt what a failed start leaves behind. */
 static void no_zombie(void)
 {
-    char reason[PYHA_REASON];
     check(prctl(PR_SET_CHILD_SUBREAPER, 1) == 0);
-    check(!pyha_link_start("/nowhere/pyha-host", module, "", (char *[]){NULL}, pyha_now() + LIMIT, reason, sizeof reason));
+    program = "/nowhere/pyha-host";
+    check(!start());
     check(waitpid(-1, NULL, __WALL) == -1 && errno == ECHILD);
 }
 
@@ -199,6 +205,26 @@ static void exec(void)
     snprintf(pid, sizeof pid, "%d", watch(arena));
     fcntl(atoi(pid), F_SETFD, 0); /* the one descriptor that goes along, to watch by */
     execl(self, self, "after_exec", program, module, before, pid, NULL);
+    check(!"exec");
+}
+
+/* The module never finishes loading: the helper must see the end of its application all the same. */
+static void exec_while_loading(void)
+{
+    int announced[2], kept = fcntl(2, F_DUPFD_CLOEXEC, 40);
+    char text[32] = "", before[32];
+    pthread_t thread;
+    check(pipe2(announced, O_CLOEXEC) == 0);
+    snprintf(before, sizeof before, "%lx", (unsigned long)open_descriptors() & ~(1UL << kept | 3UL << announced[0]));
+    dup2(announced[1], 2);
+    pthread_create(&thread, NULL, start_in_thread, NULL);
+    check(read(announced[0], text, sizeof text - 1) > 0);
+    dup2(kept, 2);
+    int helper = pidfd_open((pid_t)strtol(text, NULL, 10), 0);
+    check(helper >= 0);
+    fcntl(helper, F_SETFD, 0);
+    snprintf(text, sizeof text, "%d", helper);
+    execl(self, self, "after_exec", program, module, before, text, NULL);
     check(!"exec");
 }
 
@@ -290,6 +316,9 @@ static void start_without_standard_descriptors(void)
     check(result == 31);
     check(sound == 0);
     check(link->control.number > 2 && link->helper.number > 2);
+    /* A number 2 that is not meant to be anybody's stderr. */
+    fcntl(2, F_SETFD, FD_CLOEXEC);
+    check(ask(lease(start()), DESCRIPTORS, 0, 0) == 31);
 }
 
 static void setuid_after_start(void)
@@ -426,12 +455,6 @@ static void copied_socket(void)
     check(!child_succeeds(child));
 }
 
-static void *start_in_thread(void *unused)
-{
-    (void)unused;
-    return start();
-}
-
 /* The helper belongs to the process, not to the thread that started it. */
 static void thread_that_started_it_ends(void)
 {
@@ -529,7 +552,8 @@ int main(int argc, char *argv[])
         void (*run)(void);
     } tests[] = {
 #define TEST(name) {#name, name}
-        TEST(no_child), TEST(no_zombie), TEST(no_signal), TEST(environment), TEST(exec), TEST(exec_in_child), 
+        TEST(no_child), TEST(no_zombie), TEST(no_signal), TEST(environment), TEST(exec), TEST(exec_in_child),
+        TEST(exec_while_loading),
         TEST(close_all), TEST(close_all_then_send), TEST(start_without_standard_descriptors),
         TEST(setuid_after_start), TEST(fork_under_load), TEST(raw_clone), TEST(copied_socket),
         TEST(thread_that_started_it_ends), TEST(cancelled_thread), TEST(pins), TEST(hold), TEST(inside_a_helper),
