@@ -12,7 +12,7 @@ from typing import Any
 from pyha.abi.codec import Codecs, Refused
 from pyha.abi.native import ffi, lib
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import FUNCTIONS
+from pyha.cryptoki.functions import BY_NAME, FUNCTIONS
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import InitializeArgs
 from pyha.provider import Provider
@@ -20,8 +20,8 @@ from pyha.runtime import log
 from pyha.runtime.assembly import ConfigurationUnusable, assemble
 
 _DEFAULT = Codecs()
-_INITIALIZE = "C_Initialize"
-_FINALIZE = "C_Finalize"
+_INITIALIZE = BY_NAME["C_Initialize"].index
+_FINALIZE = BY_NAME["C_Finalize"].index
 
 
 class _Module:
@@ -47,11 +47,10 @@ def _current() -> _Module:
     return _module
 
 
-def _initialize(values: list[Any]) -> int:
+def _initialize(module: _Module, values: list[Any]) -> int:
     args: InitializeArgs | None = values[0]
     if args is not None and (args.reserved or args.mutexes not in (0, 4)):
         return ck.CKR_ARGUMENTS_BAD
-    module = _current()
     with module.lock:
         if module.provider is not None:
             return ck.CKR_CRYPTOKI_ALREADY_INITIALIZED
@@ -66,10 +65,9 @@ def _initialize(values: list[Any]) -> int:
     return ck.CKR_OK
 
 
-def _finalize(values: list[Any]) -> int:
+def _finalize(module: _Module, values: list[Any]) -> int:
     if values[0]:
         return ck.CKR_ARGUMENTS_BAD
-    module = _current()
     with module.lock:
         provider, module.provider = module.provider, None
         if provider is None:
@@ -81,21 +79,24 @@ def _finalize(values: list[Any]) -> int:
 
 def _answer(index: int, arguments: Any) -> int:
     function = FUNCTIONS[index]
-    module = _current()
+    # A forked child does not come here before its own C_Initialize: its C flag was cleared.
+    module = _current() if index == _INITIALIZE else _module
     provider = module.provider
-    if provider is None and function.name != _INITIALIZE:
+    if provider is None and index != _INITIALIZE:
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED
     codec = module.codecs.of(function)
     try:
         values = codec.decode(arguments)
-        if function.name == _INITIALIZE:
-            return _initialize(values)
-        if function.name == _FINALIZE:
-            return _finalize(values)
+        if index == _INITIALIZE:
+            return _initialize(module, values)
+        if index == _FINALIZE:
+            return _finalize(module, values)
         assert provider is not None
         rv, results = provider.call(function, values)
     except Refused as refusal:
         return refusal.rv
+    except MemoryError:
+        return ck.CKR_HOST_MEMORY
     if module.provider is not provider:
         # C_Finalize came while the call was inside: its members are gone, and so is what it could say of them.
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED

@@ -13,15 +13,15 @@ from typing import Any
 
 from pyha.abi.info import pack
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.functions import Function, Operation, Route
 from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
-from pyha.cryptoki.values import Mechanism
 from pyha.runtime import changing, creating, everywhere, reading, searching
-from pyha.runtime.calls import SingleCall, Unknown
-from pyha.runtime.failover import run
+from pyha.runtime.binding import MECHANISMS_AT
+from pyha.runtime.calls import Unknown, single
 from pyha.runtime.group import GroupRuntime, NobodyLeft
-from pyha.runtime.member import MemberLost, SessionRefused
-from pyha.runtime.operations import drop, operate
+from pyha.runtime.housekeeping import SearchFailed
+from pyha.runtime.member import SessionRefused
+from pyha.runtime.operations import cancel, drop, operate
 from pyha.runtime.session import VirtualSession
 
 Answer = tuple[int, list[Any]]
@@ -30,7 +30,17 @@ _Local = Callable[[list[Any]], Answer]
 _FINALIZE_GRACE = 1.0
 """Seconds that all members together get to finalize before their helpers are ended."""
 
-_KNOWN_SESSION_FLAGS = ck.CKF_RW_SESSION | ck.CKF_SERIAL_SESSION
+_CANCELLED = {
+    ck.CKF_ENCRYPT: Operation.ENCRYPT,
+    ck.CKF_DECRYPT: Operation.DECRYPT,
+    ck.CKF_DIGEST: Operation.DIGEST,
+    ck.CKF_SIGN: Operation.SIGN,
+    ck.CKF_SIGN_RECOVER: Operation.SIGN_RECOVER,
+    ck.CKF_VERIFY: Operation.VERIFY,
+    ck.CKF_VERIFY_RECOVER: Operation.VERIFY_RECOVER,
+    ck.CKF_FIND_OBJECTS: Operation.SEARCH,
+}
+"""What each flag of C_SessionCancel ends (PKCS #11 3.0 section 5.6)."""
 
 
 class Provider:
@@ -78,34 +88,38 @@ class Provider:
         if route is Route.REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
-        with session.lock:
-            if session.closed:
-                return ck.CKR_SESSION_HANDLE_INVALID, []
-            try:
+        try:
+            if route is Route.EVERY:
+                # Not under the session's lock: the login lock comes first, and logging out takes every session's.
+                return self._everywhere(group, session, function, values), []
+            with session.lock:
+                if session.closed:
+                    return ck.CKR_SESSION_HANDLE_INVALID, []
                 return self._routed(group, session, function, values)
-            except Unknown as unknown:
-                return unknown.rv, []
-            except NobodyLeft as nobody:
-                return (ck.CKR_DEVICE_ERROR if nobody.first else ck.CKR_TOKEN_NOT_PRESENT), []
+        except Unknown as unknown:
+            return unknown.rv, []
+        except NobodyLeft as nobody:
+            return _nobody(nobody), []
+        except (SearchFailed, SessionRefused):
+            # One of our own steps beside the call was refused; why is nothing that the application could act on.
+            return ck.CKR_DEVICE_ERROR, []
 
     def _routed(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> Answer:
         route = function.route
-        for value in values:
-            if isinstance(value, Mechanism) and group.mechanisms is not None and value.type not in group.mechanisms:
+        for position in MECHANISMS_AT[function.index]:
+            if group.mechanisms is not None and values[position].type not in group.mechanisms:
                 return ck.CKR_MECHANISM_INVALID, []
         if route in (Route.START, Route.CONTINUE, Route.FINISH):
             return operate(group, session, function, values)
         if route is Route.ANY:
-            return run(group, SingleCall(group, function, values))
+            return single(group, function, values)
         if route is Route.READ:
             return reading.read(group, function, values)
         if route is Route.SEARCH:
             return searching.find(group, session, function, values), []
         if route is Route.CREATE:
             return creating.create(group, session, function, values)
-        if route is Route.CHANGE:
-            return changing.change(group, session, function, values), []
-        return self._everywhere(group, session, function, values), []
+        return changing.change(group, session, function, values), []
 
     def _everywhere(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
         if function.name == "C_Login":
@@ -149,7 +163,7 @@ class Provider:
         group = self._slot(values[0])
         if group is None:
             return ck.CKR_SLOT_ID_INVALID, []
-        sessions = list(group.sessions.values())
+        sessions = self._sessions_of(group)
         return ck.CKR_OK, [None, pack(_token_info(group, len(sessions), sum(session.writable for session in sessions)))]
 
     def _mechanisms(self, group: GroupRuntime) -> dict[int, Any]:
@@ -191,56 +205,63 @@ class Provider:
         if not flags & ck.CKF_SERIAL_SESSION:
             return ck.CKR_SESSION_PARALLEL_NOT_SUPPORTED, []
         writable = bool(flags & ck.CKF_RW_SESSION)
-        if group.user == ck.CKU_SO and not writable:
-            return ck.CKR_SESSION_READ_WRITE_SO_EXISTS, []
         try:
             group.contact()
-            refusal = _open_anchors(group)
+            # The lock that the end of the last session takes too: it must not log out who is just coming.
+            with group.login_lock:
+                if group.user == ck.CKU_SO and not writable:
+                    return ck.CKR_SESSION_READ_WRITE_SO_EXISTS, []
+                refusal = everywhere.open_anchors(group)
+                if refusal != ck.CKR_OK:
+                    return refusal, []
+                with self._lock:
+                    handle = self._next_session
+                    self._next_session += 1
+                    session = VirtualSession(handle, slot, writable)
+                    self._sessions[handle] = session
+                    group.sessions[handle] = session
         except NobodyLeft as nobody:
-            return (ck.CKR_DEVICE_ERROR if nobody.first else ck.CKR_TOKEN_NOT_PRESENT), []
-        if refusal is not None:
-            return refusal, []
-        with self._lock:
-            handle = self._next_session
-            self._next_session += 1
-            session = VirtualSession(handle, slot, writable)
-            self._sessions[handle] = session
-            group.sessions[handle] = session
+            return _nobody(nobody), []
         return ck.CKR_OK, [None, None, None, handle]
 
     def _close_session(self, values: list[Any]) -> Answer:
         session = self._sessions.get(values[0])
-        if session is None:
+        if session is None or not self._close(session):
             return ck.CKR_SESSION_HANDLE_INVALID, []
-        self._close(session)
         return ck.CKR_OK, []
 
     def _close_all_sessions(self, values: list[Any]) -> Answer:
         group = self._slot(values[0])
         if group is None:
             return ck.CKR_SLOT_ID_INVALID, []
-        for session in list(group.sessions.values()):
+        for session in self._sessions_of(group):
             self._close(session)
         return ck.CKR_OK, []
 
-    def _close(self, session: VirtualSession) -> None:
+    def _sessions_of(self, group: GroupRuntime) -> list[VirtualSession]:
+        with self._lock:
+            return list(group.sessions.values())
+
+    def _close(self, session: VirtualSession) -> bool:
+        """False: another thread was first."""
         group = self._groups[session.slot]
         with session.lock:
             if session.closed:
-                return
+                return False
             session.closed = True
+            with self._lock:
+                del self._sessions[session.handle]
+                del group.sessions[session.handle]
+                last = not group.sessions
             drop(group, session)
             for index, (generation, real) in session.holders.items():
                 connection = group.connections[index]
                 if connection is not None and connection.generation == generation:
                     connection.discard(real, group.deadline())
             group.objects.remove_where(session=session.handle)
-        with self._lock:
-            del self._sessions[session.handle]
-            del group.sessions[session.handle]
-            last = not group.sessions
         if last:
-            _release(group)
+            everywhere.release(group)
+        return True
 
     def _get_session_info(self, values: list[Any]) -> Answer:
         session = self._sessions.get(values[0])
@@ -280,9 +301,11 @@ class Provider:
         session = self._sessions.get(values[0])
         if session is None:
             return ck.CKR_SESSION_HANDLE_INVALID, []
+        cancelled = {operation for flag, operation in _CANCELLED.items() if values[1] & flag}
         with session.lock:
-            drop(self._groups[session.slot], session)
-            session.found = None
+            if Operation.SEARCH in cancelled:
+                session.found = None
+            cancel(self._groups[session.slot], session, cancelled)
         return ck.CKR_OK, []
 
     def _wait_for_slot_event(self, values: list[Any]) -> Answer:
@@ -290,6 +313,10 @@ class Provider:
             return ck.CKR_NO_EVENT, []
         self._finalized.wait()
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED, []
+
+
+def _nobody(nobody: NobodyLeft) -> int:
+    return ck.CKR_DEVICE_ERROR if nobody.first else ck.CKR_TOKEN_NOT_PRESENT
 
 
 def _state(writable: bool, user: int | None) -> int:
@@ -323,34 +350,3 @@ def _token_info(group: GroupRuntime, sessions: int, writable: int) -> TokenInfo:
         firmware_version=known.firmware_version,
         time="",
     )
-
-
-def _open_anchors(group: GroupRuntime) -> int | None:
-    """While a virtual session is open every member keeps one anchor session. The CK_RV where no member has a session
-    left."""
-    refusal: int | None = None
-    opened = False
-    for index, connection in group.present():
-        try:
-            connection.anchor(group.deadline())
-            opened = True
-        except SessionRefused as refused:
-            refusal = refused.rv
-        except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
-    if not opened and refusal is None:
-        raise group.nobody_left()
-    return None if opened else refusal
-
-
-def _release(group: GroupRuntime) -> None:
-    """The last virtual session closed: every member is logged out."""
-    with group.login_lock:
-        for index, connection in enumerate(group.connections):
-            if connection is None:
-                continue
-            try:
-                connection.release_all(group.deadline())
-            except MemberLost as loss:
-                group.lost(index, connection.generation, str(loss))
-        everywhere.forget_login(group)

@@ -95,6 +95,12 @@ class Identity:
         """CKA_PRIVATE."""
         return flag(self.get(ck.CKA_PRIVATE))
 
+    @property
+    def certain(self) -> bool:
+        """Whether there is something in it that no other key or value has: two objects that agree in it are twins."""
+        parts = (self.value_hash, self.twin, *map(self.get, (ck.CKA_MODULUS, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE)))
+        return any(parts)
+
     def search(self) -> Template:
         """The template that finds the object, and perhaps others like it, on any member."""
         return tuple(Attribute(kind, value) for kind, value in self.attributes if kind in _SEARCHED)

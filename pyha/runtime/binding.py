@@ -6,12 +6,12 @@ passing would bring back what another process is just deleting.
 Sources: SEMANTICS.md section 2; REPLICATION.md (identity and finding).
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from hashlib import sha256
 from typing import Any
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function
+from pyha.cryptoki.functions import FUNCTIONS, Function
 from pyha.cryptoki.handles import parameter_handles, with_handles
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.values import Attribute, Mechanism, Template
@@ -63,7 +63,7 @@ def _twin(connection: Connection, session: int, attributes: dict[int, bytes], de
 
 def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, deadline: float) -> int | None:
     """The real handle of an object on this member, found and compared if need be; None where it is not there, or where
-    several objects cannot be told apart. Raises MemberLost."""
+    several objects are like it and need not be the same. Raises MemberLost, SessionRefused, SearchFailed."""
     real = connection.bound.get(entry.handle)
     if real is not None:
         return real
@@ -76,8 +76,8 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
             if connection.known.get(candidate, entry.handle) == entry.handle
             and _is(connection, session, candidate, entry.identity, deadline)
         ]
-    if len(same) != 1:
-        group.audit(index, "an object is missing" if not same else "objects that cannot be told apart")
+    if not same or (len(same) > 1 and not entry.identity.certain):
+        group.audit(index, "objects that cannot be told apart" if same else "an object is missing")
         return None
     group.objects.bind(connection, entry.handle, same[0])
     return same[0]
@@ -88,29 +88,43 @@ def _is(connection: Connection, session: int, real: int, identity: Identity, dea
     return found is not None and identity.same(found)
 
 
+def _positions(kinds: Container[Kind]) -> tuple[tuple[int, ...], ...]:
+    """For each function, by its index, the positions of its arguments of these kinds."""
+    return tuple(
+        tuple(position for position, argument in enumerate(function.arguments) if argument.kind in kinds)
+        for function in FUNCTIONS
+    )
+
+
+# Looked up once: this is on every call's way.
+_SESSIONS = _positions({Kind.SESSION})
+_HANDLES = _positions(INVALID_HANDLE)
+MECHANISMS_AT = _positions({Kind.MECHANISM})
+"""For each function, by its index, the positions of its mechanisms."""
+
+
 def handles_of(function: Function, values: Sequence[Any]) -> list[tuple[int, int]]:
     """Every virtual object handle in a call's values: (handle, the CK_RV if it is unknown)."""
     found = []
-    for argument, value in zip(function.arguments, values, strict=True):
-        rv = INVALID_HANDLE.get(argument.kind)
-        if rv is not None:
-            if value or argument.kind is not Kind.OPTIONAL_KEY:
-                found.append((value, rv))
-        elif isinstance(value, Mechanism) and value.parameter is not None:
-            found += [(handle, ck.CKR_KEY_HANDLE_INVALID) for handle in parameter_handles(value) if handle]
+    for position in _HANDLES[function.index]:
+        kind = function.arguments[position].kind
+        if values[position] or kind is not Kind.OPTIONAL_KEY:
+            found.append((values[position], INVALID_HANDLE[kind]))
+    for position in MECHANISMS_AT[function.index]:
+        mechanism: Mechanism = values[position]
+        if mechanism.parameter is not None:
+            found += [(handle, ck.CKR_KEY_HANDLE_INVALID) for handle in parameter_handles(mechanism)]
     return found
 
 
 def translated(function: Function, values: Sequence[Any], real_session: int, real: dict[int, int]) -> list[Any]:
     """The values of a call with a member's own handles: its session and, by `real`, its objects."""
-    result: list[Any] = []
-    for argument, value in zip(function.arguments, values, strict=True):
-        if argument.kind is Kind.SESSION:
-            result.append(real_session)
-        elif argument.kind in INVALID_HANDLE:
-            result.append(real.get(value, 0))
-        elif isinstance(value, Mechanism) and value.parameter is not None and value.parameter.handles:
-            result.append(with_handles(value, lambda handle: real.get(handle, 0)))
-        else:
-            result.append(value)
+    result = list(values)
+    for position in _SESSIONS[function.index]:
+        result[position] = real_session
+    if real:
+        for position in _HANDLES[function.index]:
+            result[position] = real.get(values[position], 0)
+        for position in MECHANISMS_AT[function.index]:
+            result[position] = with_handles(values[position], lambda handle: real.get(handle, 0))
     return result

@@ -7,9 +7,11 @@ Source: SEMANTICS.md sections 2 and 3 (single-part crypto, retrieval).
 
 from typing import Any
 
+from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.values import Out
 from pyha.runtime.binding import bind, handles_of, translated
-from pyha.runtime.failover import NotThere
+from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
@@ -46,7 +48,7 @@ class Objects:
         return None
 
     def translate(self, index: int, connection: Connection, real_session: int, deadline: float) -> list[Any]:
-        """The call's values with this member's handles. Raises NotThere, MemberLost."""
+        """The call's values with this member's handles. Raises NotThere, MemberLost, SessionRefused, SearchFailed."""
         if not self.entries:
             return translated(self._function, self._values, real_session, {})
         real: dict[int, int] = {}
@@ -67,11 +69,28 @@ class Objects:
         return found
 
 
+def single(group: GroupRuntime, function: Function, values: list[Any]) -> tuple[int, list[Any]]:
+    """An ANY call: (CK_RV, results). Raises NobodyLeft, Unknown."""
+    call = SingleCall(group, function, values)
+    rv, results = run(group, call)
+    if rv == ck.CKR_OK and not asks_size(values):
+        group.count_served(call.index)
+    return rv, results
+
+
+def asks_size(values: list[Any]) -> bool:
+    """Whether a call only asks how long its result will be."""
+    last = values[-1]
+    return isinstance(last, Out) and last.capacity is None
+
+
 class SingleCall:
-    """One complete call on one member: the least busy one, or for retrieval the primary."""
+    """One complete call on one member: the least busy one, or for retrieval the primary. `index`: the one tried
+    last."""
 
     def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
         self.function = function
+        self.index = -1
         self._group = group
         self._objects = Objects(group, function, values)
 
@@ -79,6 +98,7 @@ class SingleCall:
         return choose(self._group, self._objects, excluded, self.function.route is Route.ANY)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        self.index = index
         session = connection.acquire(deadline)
         try:
             values = self._objects.translate(index, connection, session, deadline)
@@ -87,7 +107,7 @@ class SingleCall:
             connection.give_back(session)
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
-        connection.drop_idle()
+        connection.drop_idle(deadline)
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
@@ -95,8 +115,13 @@ class SingleCall:
 
 
 def choose(group: GroupRuntime, objects: Objects, excluded: set[int], spread: bool) -> int | None:
-    """The next member for a call with these objects: their home where they have one."""
+    """The next member for a call with these objects: their home where they have one. Raises Unknown where that is
+    gone, and the session object with it."""
+    if not objects.entries:
+        return group.choose(excluded, spread)
     home = objects.home()
     if home is None:
         return group.choose(excluded, spread)
-    return home if home not in excluded and group.connections[home] is not None else None
+    if home in excluded or group.connections[home] is None:
+        raise Unknown(ck.CKR_DEVICE_ERROR)
+    return home

@@ -82,7 +82,7 @@ class ChangeCall:
             return make_with(connection, self.function, values, deadline)
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
-        connection.drop_idle()
+        connection.drop_idle(deadline)
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:

@@ -13,6 +13,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 
 _POISON_LIMIT = 2
@@ -55,6 +56,7 @@ class Policy(Protocol):
 
 def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
     """Carry the call out on the first member that answers: (CK_RV, results). Raises NobodyLeft."""
+    function = policy.function
     excluded: set[int] = set()
     poisoned = 0
     missing: int | None = None
@@ -65,21 +67,24 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
                 return missing, []
             raise group.nobody_left()
         excluded.add(index)
-        generation = 0
         try:
-            with group.leased(index, policy.function) as connection:
-                generation = connection.generation
-                deadline = group.deadline(policy.function.slow)
-                return _settle(group, policy, index, connection, deadline)
+            connection, weight = group.enter(index, function)
+        except MemberLost:
+            continue
+        start = group.clock()
+        try:
+            return _settle(group, policy, index, connection, start + group.patience(function))
         except NotThere as absence:
             missing = absence.rv
         except (SessionRefused, Abandoned) as refusal:
             return refusal.rv, []
         except MemberLost as loss:
-            group.lost(index, generation, str(loss))
+            group.lost(index, connection.generation, str(loss))
             poisoned += loss.culprit
             if poisoned >= _POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
+        finally:
+            group.leave(index, function, weight, group.clock() - start)
 
 
 def _settle(
@@ -90,9 +95,17 @@ def _settle(
     if not group.log_in_member(index, connection, deadline):
         raise MemberLost("its login was refused")
     while True:
-        rv, results = policy.attempt(index, connection, deadline)
+        logins = connection.logins
+        ours = False
+        try:
+            rv, results = policy.attempt(index, connection, deadline)
+        except SearchFailed as failure:
+            # A search of our own, on the way to the call: what it answered is not the application's.
+            rv, results, ours = failure.rv, [], True
         judgement = verdict(policy.function.route, rv)
         if judgement is Verdict.ANSWER or judgement in taken:
+            if ours:
+                raise NotThere(ck.CKR_DEVICE_ERROR)
             return rv, results
         if judgement is Verdict.MEMBER_LOST:
             raise MemberLost(f"{policy.function.name} answered {rv:#x}")
@@ -100,13 +113,21 @@ def _settle(
         if judgement is Verdict.SUSPECT:
             if not connection.alive(deadline):
                 raise MemberLost(f"{policy.function.name} answered {rv:#x} and the probe failed")
-            return rv, results
-        if not _heal(group, policy, judgement, index, connection, deadline):
-            return rv, results
+        elif _heal(group, policy, judgement, index, connection, logins, deadline):
+            continue
+        if ours:
+            raise NotThere(ck.CKR_DEVICE_ERROR)
+        return rv, results
 
 
 def _heal(
-    group: GroupRuntime, policy: Policy, judgement: Verdict, index: int, connection: Connection, deadline: float
+    group: GroupRuntime,
+    policy: Policy,
+    judgement: Verdict,
+    index: int,
+    connection: Connection,
+    logins: int,
+    deadline: float,
 ) -> bool:
     if judgement is Verdict.SESSION_LOST:
         return policy.renew_session(index, connection, deadline)
@@ -115,5 +136,5 @@ def _heal(
     # LOGIN_LOST: an error of the application's own where it never logged in.
     if group.user is None:
         return False
-    connection.forget_login()
+    connection.forget_login(logins, deadline)
     return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)

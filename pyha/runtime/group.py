@@ -7,12 +7,14 @@ held.
 Sources: SEMANTICS.md sections 1 to 4.
 """
 
+import os
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
+from pyha.abi.pins import PinLost
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
@@ -58,7 +60,6 @@ class GroupRuntime:
         self.slot = slot
         self.raw = raw
         self.clock = clock
-        self.objects = ObjectTable()
         self.sessions: dict[int, VirtualSession] = {}
         self.user: int | None = None  # who the application is logged in as
         self.pin: Any = None
@@ -70,6 +71,7 @@ class GroupRuntime:
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
         self._contacted = False
+        self._closed = False
         self._connect = connect
         self._own_pin = own_pin
         count = len(settings.members)
@@ -82,10 +84,15 @@ class GroupRuntime:
             )
         )
         self.connections: list[Connection | None] = [None] * count
+        self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
         self.served = [0] * count
         self._means: dict[int, float] = {}
-        self._turn = 0
+        # Short-lived processes that each make one signature shall not all begin with the same member.
+        self._turn = int.from_bytes(os.urandom(2))
+        self._serving: tuple[int, ...] = ()
+        self._serving_of: Group | None = None
+        self._joining: Connection | None = None
         self._audited: set[int] = set()
 
     # -- deadlines ----------------------------------------------------------------------------------------------
@@ -93,6 +100,10 @@ class GroupRuntime:
     def deadline(self, slow: bool = False) -> float:
         """From now, on our clock, for all steps of one application call on one member (SEMANTICS.md section 4)."""
         return self.clock() + (self.settings.slow_deadline if slow else self.settings.deadline)
+
+    def patience(self, function: Function) -> float:
+        """Seconds that a call of this function may take on one member."""
+        return self.settings.slow_deadline if function.slow else self.settings.deadline
 
     # -- members come and go ------------------------------------------------------------------------------------
 
@@ -102,7 +113,7 @@ class GroupRuntime:
             with self._connecting:
                 if not self._contacted:
                     for index, member in enumerate(self.value.members):
-                        if member.state is State.RECOVERING:
+                        if member.state is State.RECOVERING and not self._closed:
                             self._bring_in(index)
                     self._contacted = True
                     self._learn()
@@ -111,15 +122,22 @@ class GroupRuntime:
 
     def _bring_in(self, index: int) -> None:
         generation = self.value.members[index].generation + 1
-        connection = self._connect(index, generation)
+        connection = self._joining = self._connect(index, generation)
         try:
             connection.connect(self.deadline())
         except MemberLost as loss:
             self.lost(index, generation, str(loss))
             return
-        self.connections[index] = connection
+        finally:
+            self._joining = None
         with self._lock:
-            self.value = self.value.joined(index, generation)
+            closed = self._closed
+            if not closed:
+                self.connections[index] = connection
+                self.value = self.value.joined(index, generation)
+        if closed:
+            # C_Finalize came meanwhile, and found nothing here to close.
+            connection.close()
 
     def _learn(self) -> None:
         """Refresh on contact what is answered from local state. What was written down about all members is only
@@ -130,10 +148,12 @@ class GroupRuntime:
             if connection is None:
                 continue
             try:
-                offers.append(offered(connection, self.deadline(), self.mechanisms))
+                offer = offered(connection, self.deadline(), self.mechanisms)
             except MemberLost as loss:
                 self.lost(index, connection.generation, str(loss))
                 continue
+            if offer:
+                offers.append(offer)
             if self.token_info is None:
                 self.token_info = connection.token_info
         if offers:
@@ -152,7 +172,7 @@ class GroupRuntime:
                 connection = None
         if connection is not None:
             connection.close()
-        if changed:
+        if changed and not self._closed:
             log.log("error", f'group "{self.settings.label}": member {self.name(index)} lost: {reason}')
 
     def nobody_left(self) -> NobodyLeft:
@@ -196,7 +216,12 @@ class GroupRuntime:
 
     def choose(self, excluded: set[int], spread: bool) -> int | None:
         """The serving member for a call: the least busy (`spread`) or the primary; None where none is left."""
-        candidates = [index for index in self.value.serving() if index not in excluded]
+        value = self.value
+        if value is not self._serving_of:
+            self._serving, self._serving_of = value.serving(), value
+        candidates: Sequence[int] = self._serving
+        if excluded:
+            candidates = [index for index in value.serving() if index not in excluded]
         if not candidates:
             return None
         if not spread or len(candidates) == 1:
@@ -215,39 +240,60 @@ class GroupRuntime:
             load = self.loads[index] + seconds
             self.loads[index] = load if load > 1e-9 else 0.0
 
-    @contextmanager
-    def leased(self, index: int, function: Function) -> Iterator[Connection]:
-        """The member's connection, counted as busy while the call is inside. Raises MemberLost where it just went."""
+    def enter(self, index: int, function: Function) -> tuple[Connection, float]:
+        """A call is about to go to a member: its connection, and the weight by which it counts as busier until
+        `leave`. Raises MemberLost where it just went."""
         connection = self.connections[index]
         if connection is None:
             raise MemberLost("it is not connected")
-        weight = self.weight(function)
-        self.add_load(index, weight)
-        start = self.clock()
-        try:
-            yield connection
-        finally:
-            self._means[function.index] = mean_after(self._means.get(function.index), self.clock() - start)
+        weight = self._means.get(function.index, 0.001)
+        with self._lock:
+            self.loads[index] += weight
+        return connection, weight
+
+    def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
+        """The call came back after `seconds`."""
+        self._means[function.index] = mean_after(self._means.get(function.index), seconds)
+        self.add_load(index, -weight)
+
+    def count_served(self, index: int) -> None:
+        """The member completed an operation for the application: a signature, some random bytes."""
+        with self._lock:
             self.served[index] += 1
-            self.add_load(index, -weight)
 
     # -- login on members ---------------------------------------------------------------------------------------
 
-    def log_in_member(self, index: int, connection: Connection, deadline: float) -> bool:
-        """Bring a member to the application's own login; False (and the member is out) where that is refused."""
+    def log_in_member(self, index: int, connection: Connection, deadline: float, present: bool = False) -> bool:
+        """Bring a member to the application's own login; False (and the member is out) where that is refused.
+
+        `present`: the application is inside C_Login, so that a protected path (a NULL PIN) may ask its user. Raises
+        MemberLost, SessionRefused.
+        """
         if self.user is None or connection.logged_in == self.user:
             return True
-        own = None
         try:
-            own = self._own_pin(index) if self.user == ck.CKU_USER else None
-            connection.login_again(self.user, self.pin if own is None else own, deadline)
+            with connection.logging_in(deadline):
+                user, pin = self.user, self.pin
+                if user is not None and connection.logged_in != user:
+                    self._log_in(index, connection, user, pin, deadline, present)
         except (LoginRefused, PinUnavailable) as refusal:
             self.lost(index, connection.generation, str(refusal))
             return False
+        return True
+
+    def _log_in(self, index: int, connection: Connection, user: int, pin: Any, deadline: float, present: bool) -> None:
+        own = self._own_pin(index) if user == ck.CKU_USER else None
+        try:
+            if own is None and pin is None and not present:
+                raise LoginRefused("awaiting login: its PIN is entered at the token and is not kept")
+            connection.login_again(user, pin if own is None else own, deadline)
+        except PinLost:
+            if self.user is not None:
+                raise LoginRefused("awaiting login: the PIN is not kept any more") from None
+            # else C_Logout came between, and the member is where the application is
         finally:
             if own is not None:
                 own[:] = bytes(len(own))
-        return True
 
     def login_order(self) -> list[tuple[int, Connection]]:
         """`present`, with the members that have a PIN source of their own last: the application's PIN is not theirs."""
@@ -258,8 +304,17 @@ class GroupRuntime:
 
     def close(self, deadline: float) -> None:
         """C_Finalize: end every connection, waiting for none past the deadline."""
-        for index, connection in enumerate(self.connections):
-            self.connections[index] = None
+        with self._lock:
+            self._closed = True
+            leaving = list(self.connections)
+            self.connections[:] = [None] * len(leaving)
+        joining = self._joining
+        if joining is not None:
+            joining.close()
+        if any(self.served):
+            counts = " ".join(f"{self.name(index)}={served}" for index, served in enumerate(self.served))
+            log.log("notice", f'group "{self.settings.label}": served {counts}')
+        for connection in leaving:
             if connection is not None:
                 connection.close(deadline)
         if self.pin is not None:

@@ -6,6 +6,7 @@ Source: SEMANTICS.md section 2 ("housekeeping uses real sessions of its own"); R
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+from pyha.abi.info import unpack_session_info
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
@@ -13,20 +14,43 @@ from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.member import Connection, MemberLost
 
+_PUBLIC_STATES = (ck.CKS_RO_PUBLIC_SESSION, ck.CKS_RW_PUBLIC_SESSION)
 _BATCH = 256
 _ROOM = 512
 
 
 @contextmanager
 def housekeeping(connection: Connection, deadline: float) -> Iterator[int]:
-    """A real session for a few calls of our own. Raises MemberLost, SessionRefused."""
-    session = connection.acquire(deadline)
+    """A real session for a few calls of our own, known to be there. Raises MemberLost, SessionRefused, SearchFailed."""
+    session = sure_session(connection, deadline)
     try:
         yield session
     except BaseException:
         connection.discard(session, deadline)
         raise
     connection.give_back(session)
+
+
+def sure_session(connection: Connection, deadline: float) -> int:
+    """A real session that the member still has, in the login state that we believe in: a search on another one would
+    find nothing and call it an answer. Raises MemberLost, SessionRefused, SearchFailed."""
+    while True:
+        session = connection.acquire(deadline)
+        rv, results = connection.call("C_GetSessionInfo", deadline, session, None)
+        if rv == ck.CKR_OK:
+            break
+        judgement = verdict(Route.READ, rv)
+        if judgement is Verdict.MEMBER_LOST:
+            raise MemberLost(f"C_GetSessionInfo answered {rv_name(rv)}")
+        if judgement is not Verdict.SESSION_LOST:
+            connection.discard(session, deadline)
+            raise SearchFailed(rv)
+        if connection.clock() >= deadline:
+            raise MemberLost("its sessions are gone as soon as they are opened")
+    if connection.logged_in is not None and unpack_session_info(results[1]).state in _PUBLIC_STATES:
+        connection.discard(session, deadline)
+        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+    return session
 
 
 class SearchFailed(Exception):
@@ -67,18 +91,24 @@ def _expect(rv: int) -> None:
 def read_attributes(
     connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float
 ) -> dict[int, bytes]:
-    """The attributes that the object has and shows, of those wanted; values of any length. Raises MemberLost."""
+    """The attributes that the object has and shows, of those wanted; values of any length, none where the object cannot
+    be read. Raises MemberLost, and SearchFailed where it is the session or the login that is missing."""
     query = tuple(Query(attribute, _ROOM) for attribute in wanted)
     rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
     if rv == ck.CKR_BUFFER_TOO_SMALL:
         _, sizes = connection.call(
             "C_GetAttributeValue", deadline, session, real, tuple(Query(each.type, None) for each in query)
         )
-        if sizes[2] is None:
+        if not sizes or sizes[2] is None:
             return {}
         query = tuple(Query(found.type, max(found.length or 0, 1)) for found in sizes[2])
         rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
     if rv not in (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID):
+        judgement = verdict(Route.READ, rv)
+        if judgement is Verdict.MEMBER_LOST:
+            raise MemberLost(f"C_GetAttributeValue answered {rv_name(rv)}")
+        if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST):
+            raise SearchFailed(rv)
         return {}
     return {
         found.type: bytes(found.value or b"")

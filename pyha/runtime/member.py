@@ -8,8 +8,9 @@ Sources: SEMANTICS.md sections 2 and 4; REPLICATION.md (quirks: token missing ri
 """
 
 import contextlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from pyha.abi.codec import Codecs, Malformed
@@ -21,7 +22,7 @@ from pyha.cryptoki.info import TokenInfo
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import MemberInitialize, Out
 from pyha.cryptoki.verdicts import Verdict, verdict
-from pyha.ha.domain import DomainKey
+from pyha.ha.domain import DomainHandles, DomainKey
 from pyha.runtime.gate import Gate, GateTimeout
 
 Clock = Callable[[], float]
@@ -78,9 +79,9 @@ class Connection:
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
         self.hidden: set[int] = set()  # real handles of domain keys and records
-        self.domain: dict[DomainKey, int] = {}  # domain keys -> real handles
+        self.domain: dict[DomainKey, DomainHandles] = {}
         self.logged_in: int | None = None
-        self.served = 0
+        self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link
         self._token = token
         self._codecs = codecs
@@ -88,6 +89,8 @@ class Connection:
         self._link: Link | None = None
         self._idle: list[int] = []
         self._anchor = 0
+        self._login_lock = threading.RLock()
+        self._cause = "it is not connected"
         self._ours_to_finalize = False
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -127,6 +130,11 @@ class Connection:
                 self._initialize(deadline)
         raise MemberLost("its token is not among the module's tokens")
 
+    def visible_tokens(self, deadline: float) -> list[TokenInfo]:
+        """Every token that the module shows, ours among them. Raises MemberLost."""
+        infos = (self._read_token_info(slot, deadline) for slot in self._slots(deadline))
+        return [info for info in infos if info is not None]
+
     def _slots(self, deadline: float) -> tuple[int, ...]:
         room: int | None = None
         for _ in range(3):
@@ -159,7 +167,7 @@ class Connection:
         """
         link = self._link
         if link is None:
-            raise MemberLost("it is not connected")
+            raise MemberLost(self._cause)
         codec = self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
@@ -180,8 +188,14 @@ class Connection:
 
     def _lost(self, function: Function, loss: LinkDead | LinkLate) -> MemberLost:
         if isinstance(loss, LinkDead):
-            return MemberLost(f"its helper ended during {function.name}", loss.culprit)
-        return MemberLost(f"{function.name} did not return within its deadline")
+            cause = MemberLost(f"its helper ended during {function.name}", loss.culprit)
+        else:
+            cause = MemberLost(f"{function.name} did not return within its deadline")
+        if self._link is not None:
+            # At once, whoever made this call: nobody else shall wait for a member that is known to hang.
+            self._cause = str(cause)
+            self.close()
+        return cause
 
     def call(self, name: str, deadline: float, *values: Any) -> tuple[int, list[Any]]:
         """`invoke` by name, for housekeeping."""
@@ -216,25 +230,41 @@ class Connection:
             self._idle.append(session)
 
     def discard(self, session: int, deadline: float) -> None:
-        """Close a session that may be spoilt. A member that is gone has none."""
-        with contextlib.suppress(MemberLost):
+        """Close a session that may be spoilt. A member that is gone has none; and without memory it stays open."""
+        with contextlib.suppress(MemberLost, MemoryError):
             self.call("C_CloseSession", deadline, session)
 
+    @contextlib.contextmanager
+    def logging_in(self, deadline: float) -> Iterator[None]:
+        """One thread at a time opens the anchor, logs in or out: a PIN that was changed elsewhere must not be tried by
+        every thread. Raises MemberLost at the deadline."""
+        if not self._login_lock.acquire(timeout=min(max(deadline - self.clock(), 0), threading.TIMEOUT_MAX)):
+            raise MemberLost("an earlier login did not return within its deadline")
+        try:
+            yield
+        finally:
+            self._login_lock.release()
+
     def anchor(self, deadline: float) -> int:
-        """The session that keeps the login alive, and that logs in and out."""
+        """The session that keeps the login alive, and that logs in and out. Raises MemberLost, SessionRefused."""
         if not self._anchor:
-            self._anchor = self.open_session(deadline)
+            with self.logging_in(deadline):
+                if not self._anchor:
+                    self._anchor = self.open_session(deadline)
         return self._anchor
 
     def release_all(self, deadline: float) -> None:
-        """The last virtual session closed: log out and close every real session (SEMANTICS.md section 2)."""
-        if self._anchor:
-            if self.logged_in is not None:
-                self.call("C_Logout", deadline, self._anchor)
-            self.call("C_CloseAllSessions", deadline, self.slot)
-        self.logged_in = None
-        self._anchor = 0
-        self._idle.clear()
+        """The last virtual session closed: log out and close every real session (SEMANTICS.md section 2). Raises
+        MemberLost."""
+        with self.logging_in(deadline):
+            if self._anchor:
+                if self.logged_in is not None:
+                    self.call("C_Logout", deadline, self._anchor)
+                self.call("C_CloseAllSessions", deadline, self.slot)
+            self.logged_in = None
+            self._anchor = 0
+            self._idle.clear()
+            self.forget_objects()
 
     # -- health and login ---------------------------------------------------------------------------------------
 
@@ -265,10 +295,15 @@ class Connection:
 
     def login(self, user: int, pin: Any, deadline: float) -> int:
         """C_Login by the application: the CK_RV is its answer."""
-        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
-        if rv == ck.CKR_OK:
-            self.logged_in = user
+        with self.logging_in(deadline):
+            rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+            if rv == ck.CKR_OK:
+                self._is_logged_in(user)
         return rv
+
+    def _is_logged_in(self, user: int) -> None:
+        self.logins += 1
+        self.logged_in = user
 
     def login_again(self, user: int, pin: Any, deadline: float) -> None:
         """An automatic login, never tried where the token warns that few tries are left. Raises LoginRefused."""
@@ -278,15 +313,18 @@ class Connection:
         if info.flags & _LOW[user]:
             raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
         rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+        if verdict(Route.LOCAL, rv) is Verdict.MEMBER_LOST:
+            raise MemberLost(f"C_Login answered {rv_name(rv)}")
         if rv not in (ck.CKR_OK, ck.CKR_USER_ALREADY_LOGGED_IN):
             raise LoginRefused(f"login refused: C_Login answered {rv_name(rv)}")
-        self.logged_in = user
+        self._is_logged_in(user)
 
     def logout(self, deadline: float) -> int:
         """C_Logout. Handles of private objects are void afterwards (PKCS #11 section 5.6)."""
-        rv, _ = self.call("C_Logout", deadline, self.anchor(deadline))
-        self.logged_in = None
-        self.forget_objects()
+        with self.logging_in(deadline):
+            rv, _ = self.call("C_Logout", deadline, self.anchor(deadline))
+            self.logged_in = None
+            self.forget_objects()
         return rv
 
     def forget_objects(self) -> None:
@@ -296,15 +334,29 @@ class Connection:
         self.hidden.clear()
         self.domain.clear()
 
-    def forget_login(self) -> None:
-        """The module says that nobody is logged in: the anchor and the bindings of that login are void."""
-        self.logged_in = None
-        self._anchor = 0
-        self.forget_objects()
+    def forget_login(self, since: int, deadline: float) -> None:
+        """The module says that nobody is logged in: the anchor and the bindings of that login are void. `since`: the
+        count `logins` before the call that was told so; another thread may have logged in again meanwhile."""
+        with self.logging_in(deadline):
+            if self.logins == since:
+                self.logged_in = None
+                self.forget_anchor(deadline)
+                self.forget_objects()
 
-    def drop_idle(self) -> None:
+    def forget_anchor(self, deadline: float) -> None:
+        """The anchor session is not to be believed any more."""
+        anchor, self._anchor = self._anchor, 0
+        if anchor:
+            self.discard(anchor, deadline)
+
+    def drop_idle(self, deadline: float) -> None:
         """A session that we held idle turned out to be gone: believe none of the others."""
-        self._idle.clear()
+        while self._idle:
+            try:
+                session = self._idle.pop()
+            except IndexError:  # another thread took the last one
+                return
+            self.discard(session, deadline)
 
     def knows_mechanism(self, mechanism: int) -> bool:
         """Whether the parameter of this CK_MECHANISM_TYPE is known, from the table or the configuration."""

@@ -6,6 +6,7 @@ Source: SEMANTICS.md section 2.
 """
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pyha.ha.identity import Identity
@@ -27,7 +28,9 @@ class Entry:
 class ObjectTable:
     """All objects that the application was given handles of, over all sessions of one group."""
 
-    def __init__(self) -> None:
+    def __init__(self, connections: Sequence[Connection | None] = ()) -> None:
+        """`connections`: the group's own list, which changes as members come and go."""
+        self._connections = connections
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
         self._by_identity: dict[Identity, int] = {}
@@ -84,9 +87,7 @@ class ObjectTable:
     def unbind(self, connection: Connection, handle: int) -> None:
         """This member's handle of the object is stale."""
         with self._lock:
-            real = connection.bound.pop(handle, None)
-            if real is not None:
-                connection.known.pop(real, None)
+            self._unbind(connection, handle)
 
     def changed(self, handle: int, identity: Identity) -> None:
         """The object's own attributes were changed through the group."""
@@ -103,6 +104,9 @@ class ObjectTable:
             entry = self._entries.pop(handle, None)
             if entry is not None:
                 self._forget_identity(entry)
+                for connection in self._connections:
+                    if connection is not None:
+                        self._unbind(connection, handle)
 
     def remove_where(self, session: int | None = None, private: bool = False) -> None:
         """Forget a session's objects, or all private ones (logout voids their handles, section 5.6)."""
@@ -120,6 +124,12 @@ class ObjectTable:
     def _forget_identity(self, entry: Entry) -> None:
         if self._by_identity.get(entry.identity) == entry.handle:
             del self._by_identity[entry.identity]
+
+    @staticmethod
+    def _unbind(connection: Connection, handle: int) -> None:
+        real = connection.bound.pop(handle, None)
+        if real is not None and connection.known.get(real) == handle:
+            del connection.known[real]
 
     @staticmethod
     def _bind(connection: Connection, handle: int, real: int) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from pyha.abi.memory import memory_bytes
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.functions import Function, Operation, Route
 from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
 from pyha.cryptoki.verdicts import ENDS_NO_OPERATION, Verdict, verdict
 from pyha.ha.journal import Entry, Journal, fingerprint
-from pyha.runtime.calls import Objects, choose
+from pyha.runtime.calls import Objects, Unknown, asks_size, choose
 from pyha.runtime.failover import Abandoned, run
-from pyha.runtime.group import GroupRuntime, NobodyLeft
-from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import Connection
 from pyha.runtime.session import Place, VirtualSession
 
 JOURNAL_LIMIT = 4 * 1024 * 1024
@@ -35,16 +35,23 @@ def operate(
     if not starting and operation not in session.journals:
         return ck.CKR_OPERATION_NOT_INITIALIZED, []
     call = OperationCall(group, session, function, values)
+    answered = False
     try:
         rv, results = run(group, call)
-    except NobodyLeft:
-        drop(group, session)
-        raise
+        answered = True
+    except Abandoned as refusal:
+        rv, results, answered = refusal.rv, [], True
+    finally:
+        if not answered:
+            drop(group, session)
     if rv == ck.CKR_OK:
+        if asks_size(values):
+            return rv, results
         if function.route is Route.FINISH:
-            if not _asks_size(values):
-                _finish(group, session, function, clean=True)
-        elif not _asks_size(values):
+            assert session.place is not None
+            group.count_served(session.place.index)
+            _finish(group, session, function, clean=True)
+        else:
             _record(session, function, values, results)
     elif not starting and rv not in ENDS_NO_OPERATION:
         _finish(group, session, function, clean=False)
@@ -60,6 +67,15 @@ def drop(group: GroupRuntime, session: VirtualSession) -> None:
     _leave_place(group, session, clean=False)
 
 
+def cancel(group: GroupRuntime, session: VirtualSession, operations: set[Operation]) -> None:
+    """End these operations of the session, if they are open; others go on, on a real session of their own."""
+    open_ones = operations & session.journals.keys()
+    for operation in open_ones:
+        session.end(operation)
+    if open_ones:
+        _leave_place(group, session, clean=False)
+
+
 class OperationCall:
     """One call of an open (or opening) operation."""
 
@@ -69,38 +85,58 @@ class OperationCall:
         self._session = session
         self._objects = Objects(group, function, values)
         self._last_rv = ck.CKR_OK
+        self._refused = False
 
     def choose(self, excluded: set[int]) -> int | None:
         place = self._session.place
-        if place is not None and place.index not in excluded:
-            if self._group.connections[place.index] is place.connection:
-                return place.index
-            excluded.add(place.index)
-        if place is not None and not self._movable():
-            return None
+        if (
+            place is not None
+            and place.index not in excluded
+            and self._group.connections[place.index] is place.connection
+        ):
+            return place.index
+        if not self._movable():
+            raise Abandoned(ck.CKR_DEVICE_ERROR)
         return choose(self._group, self._objects, excluded, spread=True)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         place = self._session.place
-        if place is None or place.connection is not connection or not place.real:
-            place = self._move(index, connection, deadline)
+        if place is None or place.connection is not connection:
+            try:
+                place = self._move(index, connection, deadline)
+            except _ReplayRefused as refusal:
+                return self._refused_again(refusal.rv), []
         values = self._objects.translate(index, connection, place.real, deadline)
         self._last_rv, results = connection.invoke(self.function, values, deadline)
         return self._last_rv, results
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
-        place = self._session.place
-        if place is None or not place.real:
-            return True
         if self._session.journals and (self._last_rv == ck.CKR_OPERATION_ACTIVE or not self._movable()):
             return False
-        connection.discard(place.real, deadline)
-        connection.drop_idle()
-        place.real = 0
+        _leave_place(self._group, self._session, clean=False)
+        connection.drop_idle(deadline)
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
-        return self._objects.unbind(connection)
+        found = self._objects.unbind(connection)
+        entries = [entry for journal in self._session.journals.values() for entry in journal.entries]
+        for entry in entries:
+            try:
+                found |= Objects(self._group, entry.function, entry.values).unbind(connection)
+            except Unknown:  # destroyed meanwhile: the replay will say so
+                continue
+        if entries and found:
+            if not self._movable():
+                return False
+            _leave_place(self._group, self._session, clean=False)
+        return found
+
+    def _refused_again(self, rv: int) -> int:
+        """A replay was refused with `rv`: to be healed the first time, an honest error the second."""
+        if self._refused:
+            raise Abandoned(ck.CKR_DEVICE_ERROR)
+        self._refused = True
+        return rv
 
     def _movable(self) -> bool:
         return all(journal.replayable() for journal in self._session.journals.values())
@@ -112,35 +148,45 @@ class OperationCall:
         _leave_place(self._group, self._session, clean=False)
         journals = [journal for journal in self._session.journals.values() if journal.entries]
         real = connection.open_session(deadline) if journals else connection.acquire(deadline)
-        weight = self._group.weight(self.function)
-        place = Place(index, connection, real, weight)
-        for journal in journals:
-            for entry in journal.entries:
-                self._replay(place, entry, deadline)
-        self._group.add_load(index, weight)
+        place = Place(index, connection, real, self._group.weight(self.function))
+        replayed = False
+        try:
+            for journal in journals:
+                for entry in journal.entries:
+                    self._replay(place, entry, deadline)
+            replayed = True
+        finally:
+            if not replayed:
+                connection.discard(real, deadline)
+        self._group.add_load(index, place.weight)
         self._session.place = place
         return place
 
     def _replay(self, place: Place, entry: Entry, deadline: float) -> None:
-        objects = Objects(self._group, entry.function, entry.values)
+        try:
+            objects = Objects(self._group, entry.function, entry.values)
+        except Unknown:
+            raise Abandoned(ck.CKR_DEVICE_ERROR) from None  # its key was destroyed meanwhile
         values = objects.translate(place.index, place.connection, place.real, deadline)
         rv, results = place.connection.invoke(entry.function, values, deadline)
         if rv != ck.CKR_OK:
-            if verdict(entry.function.route, rv) is Verdict.MEMBER_LOST:
-                raise MemberLost(f"{entry.function.name} answered {rv:#x}")
-            place.connection.discard(place.real, deadline)
-            raise Abandoned(ck.CKR_DEVICE_ERROR)
+            if verdict(entry.function.route, rv) is Verdict.ANSWER:
+                raise Abandoned(ck.CKR_DEVICE_ERROR)
+            raise _ReplayRefused(rv)
         if entry.output is not None and entry.output != _output_again(results):
-            place.connection.discard(place.real, deadline)
             raise Abandoned(ck.CKR_DEVICE_ERROR)
+
+
+class _ReplayRefused(Exception):
+    """A member refused a call that another had accepted, for a reason that may be healed. `rv`: its CK_RV."""
+
+    def __init__(self, rv: int) -> None:
+        super().__init__("a replayed call was refused")
+        self.rv = rv
 
 
 def _output_again(results: list[Any]) -> tuple[int, bytes] | None:
     return fingerprint(results[-1][1] or b"") if results and results[-1] is not None else None
-
-
-def _asks_size(values: list[Any]) -> bool:
-    return bool(values) and isinstance(values[-1], Out) and values[-1].capacity is None
 
 
 def _record(session: VirtualSession, function: Function, values: list[Any], results: list[Any]) -> None:
@@ -203,7 +249,7 @@ def _leave_place(group: GroupRuntime, session: VirtualSession, clean: bool) -> N
     if place is None:
         return
     group.add_load(place.index, -place.weight)
-    if not place.real or group.connections[place.index] is not place.connection:
+    if group.connections[place.index] is not place.connection:
         return
     if clean:
         place.connection.give_back(place.real)

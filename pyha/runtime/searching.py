@@ -14,8 +14,8 @@ from pyha.ha.domain import could_match_domain, could_match_record, domain_search
 from pyha.runtime.binding import read_identity
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, search
-from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
+from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.session import VirtualSession
 
 
@@ -42,13 +42,12 @@ def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[i
             continue
         deadline = group.deadline()
         try:
-            real_session = connection.acquire(deadline)
-            reals = search(connection, real_session, template, deadline)
-            connection.give_back(real_session)
+            with housekeeping(connection, deadline) as real_session:
+                reals = search(connection, real_session, template, deadline)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
             continue
-        except SearchFailed:
+        except (SearchFailed, SessionRefused):
             continue
         for real in reals:
             entry = group.objects.get(connection.known.get(real, 0))
@@ -63,6 +62,8 @@ class SearchCall:
     def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, template: Template) -> None:
         self.function = function
         self.index = -1
+        self._last_rv = ck.CKR_OK
+        self._apart = False  # the open operation's session is gone; search on another
         self._group = group
         self._session = session
         self._template = template
@@ -76,38 +77,41 @@ class SearchCall:
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         self.index = index
         place = self._session.place
-        # A search beside an open operation is asked of the same real session: the member's own rule decides.
-        borrowed = place.real if place is not None and place.connection is connection else 0
-        real_session = borrowed or connection.acquire(deadline)
         try:
-            reals = search(connection, real_session, self._template, deadline)
-            hidden = _hidden(self._group, connection, real_session, self._template, deadline)
-            handles = [self._handle(connection, real, deadline) for real in reals if real not in hidden]
+            # A search beside an open operation is asked of the same real session: the member's own rule decides.
+            if place is not None and place.connection is connection and not self._apart:
+                return ck.CKR_OK, self._search(connection, place.real, deadline)
+            with housekeeping(connection, deadline) as real_session:
+                return ck.CKR_OK, self._search(connection, real_session, deadline)
         except SearchFailed as failure:
+            self._last_rv = failure.rv
             return failure.rv, []
-        finally:
-            if not borrowed:
-                connection.give_back(real_session)
-        return ck.CKR_OK, [handle for handle in handles if handle is not None]
+
+    def _search(self, connection: Connection, real_session: int, deadline: float) -> list[int]:
+        reals = search(connection, real_session, self._template, deadline)
+        own = {real for handles in connection.domain.values() for real in handles}
+        if any(real not in connection.known and real not in own for real in reals):
+            own |= _hidden(self._group, connection, real_session, self._template, deadline)
+        handles = [self._handle(connection, real_session, real, deadline) for real in reals if real not in own]
+        return [handle for handle in handles if handle is not None]
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
-        if self._session.place is not None:
+        if self._session.place is not None and self._last_rv == ck.CKR_OPERATION_ACTIVE:
             return False
-        connection.drop_idle()
+        self._apart = True
+        connection.drop_idle(deadline)
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
         return False
 
-    def _handle(self, connection: Connection, real: int, deadline: float) -> int | None:
+    def _handle(self, connection: Connection, session: int, real: int, deadline: float) -> int | None:
         known = connection.known.get(real)
         if known is not None:
             if self._group.objects.get(known) is not None:
                 return known
             self._group.objects.unbind(connection, known)
-        session = connection.acquire(deadline)
         identity = read_identity(connection, session, real, deadline)
-        connection.give_back(session)
         if identity is None or not (identity.token or self._group.raw):
             return None
         return self._group.objects.found(connection, real, identity).handle

@@ -1,7 +1,6 @@
 """The failover loop alone, with members that are scripts: who is asked, how often, and what the application gets."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -29,7 +28,9 @@ class FakeMember:
         self.probed += 1
         return self.well
 
-    def forget_login(self) -> None: ...
+    logins: int = 0
+
+    def forget_login(self, since: int, deadline: float) -> None: ...
 
 
 @dataclass
@@ -37,12 +38,20 @@ class FakeGroup:
     members: dict[int, FakeMember]
     user: int | None = None
     out: dict[int, str] = field(default_factory=dict)
+    entered: int = 0
 
-    @contextmanager
-    def leased(self, index: int, function: Function) -> Iterator[FakeMember]:
-        yield self.members[index]
+    def enter(self, index: int, function: Function) -> tuple[FakeMember, float]:
+        self.entered += 1
+        return self.members[index], 0.5
 
-    def deadline(self, slow: bool = False) -> float:
+    def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
+        assert weight == 0.5
+        self.entered -= 1
+
+    def clock(self) -> float:
+        return 0.0
+
+    def patience(self, function: Function) -> float:
         return 0.0
 
     def log_in_member(self, index: int, connection: FakeMember, deadline: float) -> bool:
@@ -89,6 +98,7 @@ def go(*scripts: list[Step], user: int | None = None, heals: bool = True, well: 
     group = FakeGroup({index: FakeMember(list(script), well) for index, script in enumerate(scripts)}, user)
     policy = FakePolicy(group, heals=heals)
     rv, _ = run(cast(GroupRuntime, group), policy)
+    assert not group.entered
     return rv, policy.asked, sorted(group.out), policy.healed
 
 
