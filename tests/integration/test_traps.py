@@ -271,6 +271,10 @@ def test_interfaces(program: Callable[..., Path], built: Path) -> None:
     succeeded(run([compiled, built]))
 
 
+def test_the_function_list_is_our_own(program: Callable[..., Path], built: Path) -> None:
+    succeeded(run([program("impostor", "-rdynamic"), built]))
+
+
 # A Python program of the same version
 
 
