@@ -22,8 +22,11 @@ def render(configuration: Configuration) -> str:
     too (ValueError)."""
     defaults = Configuration()
     lines = [_pair("ha-only", configuration.ha_only)]
-    if configuration.log != defaults.log:
-        lines += ["", "[log]", _pair("to", configuration.log)]
+    log = [_pair("to", configuration.log)] if configuration.log != defaults.log else []
+    if configuration.log_level != defaults.log_level:
+        log.append(_pair("level", configuration.log_level.value))
+    if log:
+        lines += ["", "[log]", *log]
     for group in configuration.groups:
         lines += _group(group)
     return "\n".join(lines) + "\n"

@@ -38,7 +38,7 @@ def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs]:
         configuration = load(path)
     except ConfigurationError as error:
         raise ConfigurationUnusable(str(error)) from None
-    log.direct(configuration.log)
+    log.direct(configuration.log, configuration.log_level.value)
     codecs = codecs_for(configuration.groups)
     return groups_of(configuration, codecs, secure), codecs
 

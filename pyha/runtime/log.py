@@ -20,16 +20,20 @@ _LIMIT = 2000
 SYSLOG_SOCKET = "/dev/log"
 
 _target = "stderr"
+_least = _SEVERITY["warning"]
 
 
-def direct(target: str) -> None:
-    """Sends all further lines to `target`: "stderr", "syslog", "none" or "file:/absolute/path"."""
-    global _target
-    _target = target
+def direct(target: str, level: Level = "warning") -> None:
+    """Sends all further lines to `target`: "stderr", "syslog", "none" or "file:/absolute/path". `level`: the least
+    important ones that are written."""
+    global _target, _least
+    _target, _least = target, _SEVERITY[level]
 
 
 def log(level: Level, text: str) -> None:
     """Writes one line. Characters that are not printable are escaped. Raises nothing."""
+    if _SEVERITY[level] > _least:
+        return
     line = f"pyha[{os.getpid()}]: {level}: {_printable(text)}".encode()
     try:
         if _target == "stderr":

@@ -21,7 +21,7 @@ from pyha.ha.settings import (
     Unreplicable,
 )
 from pyha.runtime import pinsource, uri
-from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
+from pyha.runtime.settings import Configuration, GroupSettings, LogLevel, MemberSettings
 from pyha.runtime.table import Table
 
 VENDOR_DEFINED = 0x80000000
@@ -40,10 +40,11 @@ def read(document: Mapping[str, Any]) -> tuple[Configuration, tuple[str, ...]]:
     ha_only = table.flag("ha-only", True)
     with table.table("log") as log:
         to = log.text("to", "stderr", _log_target)
+        level = log.choice("level", LogLevel, LogLevel.WARNING)
     groups = tuple(_group(entry) for entry in table.tables("group"))
     table.close()
     _distinct(groups, errors)
-    return Configuration(groups=groups, ha_only=ha_only, log=to), tuple(errors)
+    return Configuration(groups=groups, ha_only=ha_only, log=to, log_level=level), tuple(errors)
 
 
 def _group(table: Table) -> GroupSettings:

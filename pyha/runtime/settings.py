@@ -6,6 +6,7 @@ Defaults are those of SEMANTICS.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 from pyha.ha.settings import Isolation, ParameterForm, RecoverySettings, Role, TokenSnapshot, Unreplicable
 from pyha.runtime.uri import TokenUri
@@ -53,11 +54,20 @@ class GroupSettings:
     token: TokenSnapshot | None = None
 
 
+class LogLevel(StrEnum):
+    """The least important lines that are written. `NOTICE`: also what each member served, at C_Finalize."""
+
+    ERROR = "error"
+    WARNING = "warning"
+    NOTICE = "notice"
+
+
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or
-    "file:/absolute/path"."""
+    "file:/absolute/path". `log_level`: what is written there."""
 
     groups: tuple[GroupSettings, ...] = ()
     ha_only: bool = True
     log: str = "stderr"
+    log_level: LogLevel = LogLevel.WARNING

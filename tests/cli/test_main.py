@@ -51,12 +51,12 @@ def test_a_good_configuration(file: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_every_error_with_its_key(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file.parent / "module.so").unlink()
     (file.parent / "pin").chmod(0o644)
-    file.write_text("[log]\nto = 'file:/no/such/place'\nlevel = 3\n" + file.read_text())
+    file.write_text("[log]\nto = 'file:/no/such/place'\ncolour = 3\n" + file.read_text())
     status, out, err = run(capsys, "config", "check", str(file))
     assert (status, out) == (1, "")
     module = f"the module {file.parent}/module.so cannot be found: No such file or directory"
     assert err.splitlines() == [
-        f"{file}: log.level: unknown key",
+        f"{file}: log.colour: unknown key",
         f"{file}: group[0].member[0].uri: {module}",
         f"{file}: group[0].member[0].uri: the PIN file {file.parent}/pin is open to every user: "
         f"chmod o-rwx {file.parent}/pin",

@@ -1,6 +1,7 @@
 """`make demo` does what it says, and leaves nothing behind."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,13 @@ def test_openssl_verifies_what_the_slot_and_what_each_member_signed(shown: str) 
 
 def test_every_member_shows_both_keys(shown: str) -> None:
     assert "ok  hsm-a, hsm-b, hsm-c: the same two keys on each" in shown
+
+
+def test_the_work_spreads_and_each_member_has_its_count(shown: str) -> None:
+    counts = re.findall(r"served hsm-a=(\d+) hsm-b=(\d+) hsm-c=(\d+)$", shown, re.MULTILINE)
+    assert len(counts) == 2
+    assert all(int(count) > 0 for each in counts for count in each)
+    assert "600 signatures, all valid, made by all 3 members" in shown
 
 
 def test_the_loss_of_a_member_costs_no_call(shown: str) -> None:

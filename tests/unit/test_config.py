@@ -22,7 +22,7 @@ from pyha.ha.settings import (
 )
 from pyha.runtime import config, schema
 from pyha.runtime.config import ConfigurationError
-from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
+from pyha.runtime.settings import Configuration, GroupSettings, LogLevel, MemberSettings
 from pyha.runtime.uri import TokenUri
 
 NOBODY = 65534
@@ -32,6 +32,7 @@ FULL = """
 ha-only = false
 [log]
 to = "file:/var/log/pyha.log"
+level = "notice"
 [[group]]
 label = "payments"
 id = "00112233445566778899aabbccddeeff"
@@ -126,7 +127,7 @@ def test_everything_a_file_can_say() -> None:
             mechanisms=(MechanismSnapshot(0x250, 0, 0, 0x400), MechanismSnapshot(0x80000001, 1024, 4096, 0x2800)),
         ),
     )
-    expected = Configuration(groups=(group,), ha_only=False, log="file:/var/log/pyha.log")
+    expected = Configuration(groups=(group,), ha_only=False, log="file:/var/log/pyha.log", log_level=LogLevel.NOTICE)
     assert schema.read(tomllib.loads(FULL)) == (expected, ())
 
 
@@ -196,6 +197,7 @@ A, B = "pkcs11:token=hsm-a?module-path=/usr/lib/a.so", "pkcs11:token=hsm-b?modul
         ("[[group]]", "group[0].id: is missing: `pyha group create` writes it"),
         ("[[group]]", "group[0].member: is missing"),
         ("[log]\nto = 3", "log.to: must be a string"),
+        ('[log]\nlevel = "debug"', 'log.level: must be "error" or "warning" or "notice"'),
         ("log = 3", "log: must be a table"),
         (MINIMAL.replace('"payments"', '"' + "ä" * 17 + '"'), "group[0].label: is longer than 32 bytes"),
         (MINIMAL.replace('"payments"', '"a "'), "group[0].label: begins or ends with a blank"),

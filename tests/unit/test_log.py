@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -17,6 +18,14 @@ from pyha.runtime import log
 def back_to_stderr() -> Iterator[None]:
     yield
     log.direct("stderr")
+
+
+@pytest.mark.parametrize(("level", "lines"), [("error", 1), ("warning", 2), ("notice", 3)])
+def test_less_important_lines_are_left_out(capfd: pytest.CaptureFixture[str], level: log.Level, lines: int) -> None:
+    log.direct("stderr", level)
+    for each in ("error", "warning", "notice"):
+        log.log(cast(log.Level, each), each)
+    assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["error", "warning", "notice"][:lines]
 
 
 def test_stderr(capfd: pytest.CaptureFixture[str]) -> None:
@@ -35,12 +44,12 @@ def test_stderr(capfd: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_what_is_not_printable_is_escaped(capfd: pytest.CaptureFixture[str], text: str, shown: str) -> None:
-    log.log("notice", text)
-    assert capfd.readouterr().err == f"pyha[{os.getpid()}]: notice: {shown}\n"
+    log.log("warning", text)
+    assert capfd.readouterr().err == f"pyha[{os.getpid()}]: warning: {shown}\n"
 
 
 def test_a_line_is_written_in_one_piece_however_long(capfd: pytest.CaptureFixture[str]) -> None:
-    log.log("notice", "é" * 10_000)
+    log.log("warning", "é" * 10_000)
     line = capfd.readouterr().err
     assert len(line.encode()) < 4096  # PIPE_BUF
     assert line.endswith("é\n")
