@@ -19,6 +19,7 @@ from pyha.runtime.config import ConfigurationError, find, load
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.naming import slot_id
+from pyha.runtime.resident import resident
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
 
@@ -62,8 +63,12 @@ def groups_of(configuration: Configuration, codecs: Codecs, secure: bool = False
     own = []
     for settings in configuration.groups:
         for member in settings.members:
+            # What was written down about the group's token is the best guess at this one until it is reached.
             alone = replace(
-                settings, label=member.name, serial=member.uri.serial or member.name, members=(member,), token=None
+                settings,
+                label=member.uri.token or member.name,
+                serial=member.uri.serial or member.name,
+                members=(member,),
             )
             slot = slot_id(f"own {alone.serial}", taken)
             taken.add(slot)
@@ -77,7 +82,16 @@ def connector(settings: GroupSettings, codecs: Codecs) -> Callable[[int, int], C
     def connect(index: int, generation: int) -> Connection:
         member = settings.members[index]
         reserved = member.reserved.encode() if member.reserved is not None else None
-        return Connection(member.name, generation, link_opener(settings, member), member.uri, codecs, reserved)
+        inside = settings.isolation is Isolation.NONE
+        return Connection(
+            member.name,
+            generation,
+            link_opener(settings, member),
+            member.uri,
+            codecs,
+            reserved,
+            resident=resident(member.uri.module_path or "") if inside else None,
+        )
 
     return connect
 

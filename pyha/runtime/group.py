@@ -148,7 +148,7 @@ class GroupRuntime:
             if connection is None:
                 continue
             try:
-                offer = offered(connection, self.deadline(), self.mechanisms)
+                offer = offered(connection, self.deadline(), None if self.raw else self.mechanisms)
             except MemberLost as loss:
                 self.lost(index, connection.generation, str(loss))
                 continue
@@ -204,8 +204,9 @@ class GroupRuntime:
         return found
 
     def snapshot(self) -> TokenSnapshot:
-        """What is known of the token without asking a member now: the configuration's, else what was learnt."""
-        if self.settings.token is not None:
+        """What is known of the token without asking a member now: the configuration's, else what was learnt; of a
+        member's own token what it said itself, once it was reached."""
+        if self.settings.token is not None and not (self.raw and self.token_info is not None):
             return self.settings.token
         if self.token_info is None:
             with suppress(NobodyLeft):

@@ -24,6 +24,7 @@ from pyha.cryptoki.values import MemberInitialize, Out
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.domain import DomainHandles, DomainKey
 from pyha.runtime.gate import Gate, GateTimeout
+from pyha.runtime.resident import Resident
 
 Clock = Callable[[], float]
 
@@ -58,6 +59,7 @@ class Connection:
     """One connection of a member, from its helper's start to its end.
 
     `open_link(deadline)` starts the link; `token` finds the token among the module's slots; `generation` counts.
+    `resident`: the module, where it runs in this process and others may use it too.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Connection:
         codecs: Codecs,
         reserved: bytes | None = None,
         clock: Clock = time.monotonic,
+        resident: Resident | None = None,
     ) -> None:
         self.name = name
         self.generation = generation
@@ -91,7 +94,8 @@ class Connection:
         self._anchor = 0
         self._login_lock = threading.RLock()
         self._cause = "it is not connected"
-        self._ours_to_finalize = False
+        self._resident = resident or Resident()
+        self._entered = False
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -109,10 +113,27 @@ class Connection:
             raise
 
     def _initialize(self, deadline: float) -> None:
-        rv, _ = self.call("C_Initialize", deadline, MemberInitialize(self._reserved))
-        if rv not in (ck.CKR_OK, ck.CKR_CRYPTOKI_ALREADY_INITIALIZED):
-            raise MemberLost(f"C_Initialize answered {rv_name(rv)}")
-        self._ours_to_finalize = rv == ck.CKR_OK
+        with self._resident.lock:
+            if not self._resident.users:
+                rv, _ = self.call("C_Initialize", deadline, MemberInitialize(self._reserved))
+                if rv not in (ck.CKR_OK, ck.CKR_CRYPTOKI_ALREADY_INITIALIZED):
+                    raise MemberLost(f"C_Initialize answered {rv_name(rv)}")
+                # Where the application itself, say, initialised the module first, it is not ours to finalize.
+                self._resident.ours |= rv == ck.CKR_OK
+            self._resident.users += 1
+            self._entered = True
+
+    def _leave(self, deadline: float | None) -> None:
+        """With a deadline the last one finalizes the module."""
+        with self._resident.lock:
+            if not self._entered:
+                return
+            self._entered = False
+            self._resident.users -= 1
+            if deadline is not None and not self._resident.users and self._resident.ours:
+                self._resident.ours = False
+                with contextlib.suppress(MemberLost):
+                    self.call("C_Finalize", deadline, 0)
 
     def _find_token(self, deadline: float) -> None:
         # SoftHSM rewrites its token file at every login of any process: for a moment the token is not there.
@@ -125,9 +146,10 @@ class Connection:
             if attempt == _TRIES - 1 or self.clock() >= deadline:
                 break
             time.sleep(_PAUSES[attempt])
-            if self._ours_to_finalize:
-                self.call("C_Finalize", deadline, 0)
-                self._initialize(deadline)
+            with self._resident.lock:
+                if self._resident.ours and self._resident.users == 1:
+                    self._leave(deadline)
+                    self._initialize(deadline)
         raise MemberLost("its token is not among the module's tokens")
 
     def visible_tokens(self, deadline: float) -> list[TokenInfo]:
@@ -152,11 +174,11 @@ class Connection:
         link = self._link
         if link is None:
             return
-        if deadline is not None and self._ours_to_finalize and link.alive:
-            with contextlib.suppress(MemberLost):
-                self.call("C_Finalize", deadline, 0)
+        if deadline is not None and link.alive:
+            self._leave(deadline)
         self._link = None
         link.close()
+        self._leave(None)
 
     # -- one call -----------------------------------------------------------------------------------------------
 
