@@ -55,10 +55,19 @@ class Stage:
         self._print("   " + self._in("1", "$ " + line.replace("\n", "\n     ")))
 
     def output(self, text: str, limit: int | None = None) -> None:
-        """What a command wrote: the first `limit` lines of it."""
+        """What a command wrote: the first `limit` lines of it, long ones folded."""
         lines = text.rstrip().splitlines()
         for line in lines[:limit]:
-            self._print("     " + line)
+            indent = " " * (5 + len(line) - len(line.lstrip()))
+            folded = textwrap.wrap(
+                line.strip(),
+                _WIDTH,
+                initial_indent=indent,
+                subsequent_indent=indent + "    ",
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            self._print("\n".join(folded))
         if limit is not None and len(lines) > limit:
             self._print(f"     ... ({len(lines) - limit} more lines)")
 
