@@ -17,8 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_public_key
-from signer import message
-from stage import LIMIT, Stage, Unexpected
+
+from conformance.signer import message
+from conformance.stage import LIMIT, Stage, Unexpected
 
 _SIGNER = Path(__file__).with_name("signer.py")
 _PIPE = 4096

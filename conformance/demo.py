@@ -14,8 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from burst import PublicKeys, burst, command_of, helper_of
-from stage import Stage, Unexpected
+from conformance.burst import PublicKeys, burst, command_of, helper_of
+from conformance.stage import Stage, Unexpected
 
 MEMBERS = ("hsm-a", "hsm-b", "hsm-c")
 GROUP = "demo"
