@@ -282,11 +282,11 @@ def test_a_dead_helper_is_noticed_though_a_child_of_the_module_holds_its_socket(
 
 def test_a_stopped_helper_is_late_and_close_ends_it(link: Link, helper: Process) -> None:
     helper.stop()
-    with leased(link) as arena, pytest.raises(LinkLate):
-        invoke(link, arena, COMMAND, Hostile.ANSWER, 0, deadline=time.monotonic() + 0.05)
     for _ in range(400):  # more than the socket's queue takes
         with pytest.raises(LinkLate):
             link.arena(MIB, time.monotonic() + 0.001)
+    with leased(link) as arena, pytest.raises(LinkLate):
+        invoke(link, arena, COMMAND, Hostile.ANSWER, 0, deadline=time.monotonic() + 0.05)
     link.close()
     assert helper.ended()
 
