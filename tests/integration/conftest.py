@@ -78,8 +78,19 @@ class TestGroup:
 
 
 @pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., TestGroup]]:
+def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestGroup]:
     """A factory: `group(members=3, standby=0, isolation="process", unreplicable="refuse")` -> TestGroup."""
+    return _factory(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def group_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TestGroup]]:
+    """The same for tests that can share one."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield _factory(tmp_path_factory.mktemp("groups"), monkeypatch)
+
+
+def _factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestGroup]:
     hsm = SoftHSM(tmp_path / "softhsm")
     made = 0
 
@@ -112,4 +123,4 @@ def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         )
         return result
 
-    yield make
+    return make
