@@ -158,6 +158,10 @@ def test_children_of_a_busy_program(program: Callable[..., Path], built: Path) -
     succeeded(run([program("forks"), built]))
 
 
+def test_a_fork_in_the_middle_of_the_start(tmp_path: Path, program: Callable[..., Path]) -> None:
+    succeeded(run([program("forks_start"), build_module(tmp_path / "built", "slow_entry")]))
+
+
 def test_threads_that_are_cancelled_inside(program: Callable[..., Path], built: Path) -> None:
     succeeded(run([program("cancelled"), built]))
 
