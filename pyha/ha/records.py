@@ -1,4 +1,7 @@
-"""Escrow records: the wrapped form of a key that must not leave its tokens, as a data object beside it on every member.
+"""Escrow records: the wrapped form of a key, as a data object beside it on every member.
+
+A key that must not leave its tokens has one, and a secret key of a length that only RSA wrapping keeps: modules do not
+tell the length of a copy, and nothing else would.
 
 Pure: values to bytes and back. A record says which group and version it is of, carries the blob, the template that the
 key was unwrapped with, and a hash against accidents. Whoever holds the PIN could forge one; the threat model says so.
@@ -88,15 +91,15 @@ def decode(data: bytes) -> EscrowRecord:
         return EscrowRecord(
             bytes.fromhex(fields["group"]),
             DomainKey(fields["domain"]),
-            fields["mechanism"],
+            _number(fields["mechanism"]),
             bytes.fromhex(fields["blob"]),
             _template(fields["template"]),
             bytes.fromhex(fields["fingerprint"]),
             bytes.fromhex(fields["check"]),
-            fields["length"],
+            None if fields["length"] is None else _number(fields["length"]),
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordDamaged(f"a record lacks or garbles a field: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordDamaged(f"a record lacks or garbles a field: {type(error).__name__}") from None
 
 
 def record_template(record: EscrowRecord, label: bytes) -> Template:
@@ -121,12 +124,16 @@ def _plain(template: Template) -> list[list[object]]:
 def _template(plain: list[list[object]]) -> Template:
     found = []
     for kind, value in plain:
-        if not isinstance(kind, int):
-            raise TypeError("an attribute type is no number")
         if isinstance(value, list):
-            found.append(Attribute(kind, _template(value)))
+            found.append(Attribute(_number(kind), _template(value)))
         elif isinstance(value, str):
-            found.append(Attribute(kind, bytes.fromhex(value)))
+            found.append(Attribute(_number(kind), bytes.fromhex(value)))
         else:
             raise TypeError("an attribute value is neither bytes nor a template")
     return tuple(found)
+
+
+def _number(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 64:
+        raise ValueError("not a CK_ULONG")
+    return value

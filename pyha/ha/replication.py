@@ -1,8 +1,9 @@
 """How a new object comes onto every member: decided from what the application asked for.
 
 Pure. A key that is random, or that must not leave its token, is made once as an extractable *session* object, wrapped
-under a domain key, and published: unwrapped, as the token object that was asked for, onto every member. Other
-creations are repeated with the same arguments.
+under a domain key, and published: unwrapped, as the token object that was asked for, onto every member. What is random
+and public is made once as a session object too, read, and created everywhere. Other creations are repeated with the
+same arguments.
 
 Source: SEMANTICS.md section 5; REPLICATION.md (attributes of a copy).
 """
@@ -11,11 +12,10 @@ from collections.abc import Mapping
 from enum import Enum, auto
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.attributes import is_attribute_array
 from pyha.cryptoki.keys import KEY_TYPES, USAGE, settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.domain import DomainKey
-from pyha.ha.identity import flag, ulong
+from pyha.ha.identity import flag
 
 KEY_CLASSES = frozenset({ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY})
 
@@ -50,7 +50,7 @@ class Way(Enum):
 
     SESSION = auto()  # a session object: one member
     REPEAT = auto()  # the same call on every member
-    PUBLISH = auto()  # made once, wrapped, unwrapped everywhere
+    PUBLISH = auto()  # made once, then wrapped and unwrapped, or read and created, everywhere
 
 
 def value_of(template: Template, attribute: int) -> bytes | None:
@@ -76,9 +76,25 @@ def way_of(template: Template, object_class: int | None, random: bool) -> Way:
     """The way of a creation that this template asks for. `object_class`: CKA_CLASS of the result."""
     if not wants_token(template):
         return Way.SESSION
-    if object_class in KEY_CLASSES and (random or not stays_extractable(template)):
+    if random or (object_class in KEY_CLASSES and not stays_extractable(template)):
         return Way.PUBLISH
     return Way.REPEAT
+
+
+_PARAMETER_GENERATION = frozenset(
+    {
+        ck.CKM_DSA_PARAMETER_GEN,
+        ck.CKM_DH_PKCS_PARAMETER_GEN,
+        ck.CKM_X9_42_DH_PARAMETER_GEN,
+        ck.CKM_DSA_PROBABILISTIC_PARAMETER_GEN,
+        ck.CKM_DSA_SHAWE_TAYLOR_PARAMETER_GEN,
+    }
+)
+
+
+def generated_class(mechanism: int) -> int:
+    """CKA_CLASS of what C_GenerateKey makes with this CKM_."""
+    return ck.CKO_DOMAIN_PARAMETERS if mechanism in _PARAMETER_GENERATION else ck.CKO_SECRET_KEY
 
 
 def original_template(template: Template, is_key: bool) -> Template:
@@ -100,19 +116,20 @@ def published_template(asked: Template, original: Mapping[int, bytes], token: bo
     """
     object_class = int.from_bytes(original[ck.CKA_CLASS], "little")
     key_type = int.from_bytes(original[ck.CKA_KEY_TYPE], "little")
-    usage = USAGE[object_class]
-    found = []
-    for attribute in settable_in_unwrap(object_class, key_type):
-        if attribute == ck.CKA_TOKEN:
-            found.append(Attribute(attribute, b"\1" if token else b"\0"))
-        elif attribute == ck.CKA_EXTRACTABLE:
-            found.append(Attribute(attribute, b"\1" if stays_extractable(asked) else b"\0"))
-        elif attribute in usage or attribute in _ORIGINAL_SAYS:
-            if attribute in original:
-                found.append(Attribute(attribute, original[attribute]))
-        else:
-            found += [own for own in (_owned(each) for each in asked) if own.type == attribute][-1:]
-    return tuple(found)
+    said = {each.type: each for each in map(_owned, asked)}
+    for attribute in (*USAGE[object_class], *_ORIGINAL_SAYS):
+        said.pop(attribute, None)
+        if attribute in original:
+            said[attribute] = Attribute(attribute, original[attribute])
+    said[ck.CKA_TOKEN] = Attribute(ck.CKA_TOKEN, b"\1" if token else b"\0")
+    said[ck.CKA_EXTRACTABLE] = Attribute(ck.CKA_EXTRACTABLE, b"\1" if stays_extractable(asked) else b"\0")
+    return tuple(said[attribute] for attribute in settable_in_unwrap(object_class, key_type) if attribute in said)
+
+
+def restated_template(present: Template, changes: Template, object_class: int, key_type: int) -> Template:
+    """The C_UnwrapKey template of a key that has the attributes `present` and then those of `changes`."""
+    said = {each.type: each for each in map(_owned, (*present, *changes))}
+    return tuple(said[attribute] for attribute in settable_in_unwrap(object_class, key_type) if attribute in said)
 
 
 def _owned(attribute: Attribute) -> Attribute:
@@ -122,25 +139,56 @@ def _owned(attribute: Attribute) -> Attribute:
     return Attribute(attribute.type, bytes(attribute.value or b""))
 
 
-def public_template(asked: Template, original: Mapping[int, bytes], key_type: int, token: bool) -> Template:
-    """The C_CreateObject template of a pair's public key on any member, from what the original shows."""
-    last = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
-    shown = (ck.CKA_PRIVATE, ck.CKA_LABEL, ck.CKA_ID, ck.CKA_SUBJECT, *USAGE[ck.CKO_PUBLIC_KEY])
-    from_asked = [
-        _owned(each)
-        for each in asked
-        if is_attribute_array(each.type)
-        or each.type in (ck.CKA_START_DATE, ck.CKA_END_DATE, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_TRUSTED)
-    ]
-    at_the_end = [_owned(each) for kind in last for each in asked if each.type == kind]
+_CREATED: dict[int, tuple[int, ...]] = {
+    ck.CKO_DATA: (ck.CKA_APPLICATION, ck.CKA_OBJECT_ID, ck.CKA_VALUE),
+    ck.CKO_CERTIFICATE: (
+        ck.CKA_CERTIFICATE_TYPE,
+        ck.CKA_CERTIFICATE_CATEGORY,
+        ck.CKA_SUBJECT,
+        ck.CKA_ID,
+        ck.CKA_ISSUER,
+        ck.CKA_SERIAL_NUMBER,
+        ck.CKA_VALUE,
+        ck.CKA_URL,
+        ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
+        ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY,
+        ck.CKA_JAVA_MIDP_SECURITY_DOMAIN,
+    ),
+    ck.CKO_PUBLIC_KEY: (ck.CKA_KEY_TYPE, ck.CKA_ID, ck.CKA_SUBJECT, *USAGE[ck.CKO_PUBLIC_KEY]),
+    ck.CKO_DOMAIN_PARAMETERS: (ck.CKA_KEY_TYPE, ck.CKA_PRIME, ck.CKA_SUBPRIME, ck.CKA_BASE),
+}
+"""CKO_ -> what an object that is no secret is created from, beside what every object has and its public part."""
+
+_FROM_ASKED = (
+    ck.CKA_START_DATE,
+    ck.CKA_END_DATE,
+    ck.CKA_ALLOWED_MECHANISMS,
+    ck.CKA_TRUSTED,
+    ck.CKA_WRAP_TEMPLATE,
+    ck.CKA_COPYABLE,
+    ck.CKA_DESTROYABLE,
+    ck.CKA_MODIFIABLE,
+)
+"""What the original was not told (see `original_template`): from the application's own template, MODIFIABLE last."""
+
+
+def attributes_to_create(object_class: int, key_type: int | None) -> tuple[int, ...]:
+    """What has to be read from an object that is no secret, to create it elsewhere; empty for an unknown class."""
+    if object_class not in _CREATED:
+        return ()
+    row = KEY_TYPES.get(key_type) if key_type is not None and object_class == ck.CKO_PUBLIC_KEY else None
+    public = row.public if row is not None else ()
+    return (ck.CKA_CLASS, ck.CKA_PRIVATE, ck.CKA_LABEL, *_CREATED[object_class], *public)
+
+
+def created_template(asked: Template, original: Mapping[int, bytes], token: bool) -> Template:
+    """The C_CreateObject template, on any member, of an object that is no secret. `original`: attributes read from the
+    original (`attributes_to_create`). An empty value is the default of its attribute, and not every module takes it."""
+    said = {each.type: each for each in map(_owned, asked)}
     return (
-        Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
-        Attribute(ck.CKA_KEY_TYPE, ulong(key_type)),
         Attribute(ck.CKA_TOKEN, b"\1" if token else b"\0"),
-        *(Attribute(kind, original[kind]) for kind in KEY_TYPES[key_type].public if kind in original),
-        *(Attribute(kind, original[kind]) for kind in shown if kind in original),
-        *from_asked,
-        *at_the_end,
+        *(Attribute(kind, value) for kind, value in original.items() if value and kind != ck.CKA_TOKEN),
+        *(said[kind] for kind in _FROM_ASKED if kind in said),
     )
 
 

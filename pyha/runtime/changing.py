@@ -1,6 +1,8 @@
 """C_DestroyObject and C_SetAttributeValue: the primary first, then every other member, records included.
 
-A member that refuses what the primary accepted differs from it and is out until it is resynchronised.
+A key's new record is written before the change, and its old one removed after it: after a crash in between there is one
+too many, never none. A member that refuses what the primary accepted differs from it and is out until it is
+resynchronised.
 
 Source: SEMANTICS.md sections 3 (change) and 5 (an escrow record lives exactly as long as its key).
 """
@@ -10,23 +12,24 @@ from typing import Any
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Template
+from pyha.cryptoki.values import Template
 from pyha.ha.domain import impersonates
-from pyha.ha.identity import Identity, ulong
+from pyha.ha.identity import Identity, identity_of
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
-from pyha.runtime import escrow
-from pyha.runtime.binding import bind, read_identity
+from pyha.runtime import log
+from pyha.runtime.binding import bind
 from pyha.runtime.calls import Objects, Unknown, choose
-from pyha.runtime.copying import overlaid, record_for
+from pyha.runtime.copying import existing_record, record_for, records_on
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, destroy, housekeeping
-from pyha.runtime.making import make_with
-from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.housekeeping import housekeeping
+from pyha.runtime.making import identity_on, make_with
+from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
-from pyha.runtime.publishing import Placed, Unreplicable, write_record
+from pyha.runtime.publishing import write_records
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
 
 
 def change(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
@@ -39,28 +42,67 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
     template: Template | None = values[2] if len(values) > 2 else None
     if template is not None and impersonates(template) and not group.raw:
         return ck.CKR_ATTRIBUTE_VALUE_INVALID
-    replicated = entry.session is None and not group.raw
+    label = group.settings.label
     try:
-        record = _record_before(group, entry, template) if replicated and template is not None else None
-    except Unreplicable:
+        return _change(group, function, values, entry, template)
+    except Refusal as refusal:
+        log.log("warning", f'group "{label}": {function.name}: {refusal}')
+        return refusal.rv
+    except Unreplicable as reason:
+        log.log("error", f'group "{label}": {function.name} refused, the key could not be on every member: {reason}')
         return ck.CKR_KEY_NOT_WRAPPABLE
-    call = ChangeCall(group, function, values)
-    rv, _ = run(group, call)
+
+
+def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
+    replicated = entry.session is None and not group.raw
+    escrowed = replicated and entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
+    old = existing_record(group, entry) if escrowed else None
+    new = _record_after(group, entry, old, template) if escrowed and template is not None else None
+    before, after = entry.identity, _renamed(entry.identity, template or ())
+    placed = Placed()
+    try:
+        if new is not None:
+            write_records(group, new, after, placed)
+        call = ChangeCall(group, function, values)
+        rv, _ = run(group, call)
+    except BaseException:
+        placed.take_back(group)
+        raise
     if rv != ck.CKR_OK:
+        placed.take_back(group)
         return rv
     if replicated:
         _on_the_others(group, function, values, entry, call.index)
+    if old is not None and (new is not None or template is None):
+        _remove_record(group, old, before, placed)
     if template is None:
-        if replicated and entry.identity.object_class in KEY_CLASSES:
-            _everywhere(
-                group, lambda connection: escrow.remove(connection, group.settings.id, entry.identity, group.deadline())
-            )
         group.objects.remove(entry.handle)
-        return rv
-    _identify_again(group, entry, call.index)
-    if record is not None:
-        _replace_record(group, record[0], record[1], entry.identity)
+    else:
+        _identify_again(group, entry, call.index)
     return rv
+
+
+def _record_after(
+    group: GroupRuntime, entry: Entry, old: EscrowRecord | None, template: Template
+) -> EscrowRecord | None:
+    """The key's record as it has to be after the change; None where the one it has, or none, is right. Raises
+    Unreplicable (a key is not made unextractable while it cannot be escrowed), Refusal, NobodyLeft."""
+    if old is None and value_of(template, ck.CKA_EXTRACTABLE) != b"\0":
+        return None
+    new = record_for(group, entry, template)
+    if old is None or new != old or _renamed(entry.identity, template) != entry.identity:
+        return new
+    return None
+
+
+def _renamed(identity: Identity, changes: Template) -> Identity:
+    """The identity after C_SetAttributeValue with this template."""
+    if not changes:
+        return identity
+    said = {each.type: bytes(each.value or b"") for each in changes if not isinstance(each.value, tuple)}
+    attributes = dict(identity.attributes)
+    attributes.update({kind: said[kind] for kind in (ck.CKA_ID, ck.CKA_LABEL, ck.CKA_SUBJECT) if kind in said})
+    return identity_of(attributes, identity.value_hash, identity.twin)
 
 
 class ChangeCall:
@@ -90,30 +132,46 @@ class ChangeCall:
 
 
 def _on_the_others(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, primary: int) -> None:
+    """What the primary accepted, on every other member. One that has no such object lacks it as much as before."""
+
+    def unbind(connection: Connection) -> None:
+        group.objects.unbind(connection, entry.handle)
+
     for index, connection in group.present():
         if index == primary:
             continue
-        deadline = group.deadline()
-        try:
+
+        def attempt(deadline: float, index: int = index, connection: Connection = connection) -> tuple[int, bool]:
             real = bind(group, index, connection, entry, deadline)
             if real is None:
-                if len(values) > 2:
-                    group.lost(index, connection.generation, "it lacks an object that was changed; it needs a resync")
-                continue
+                return ck.CKR_OK, False
             with housekeeping(connection, deadline) as session:
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
+            return rv, True
+
+        try:
+            rv, _ = step(group, index, connection, function.name, attempt, unbind)
             if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
+        except (MemberLost, Refusal) as loss:
             group.lost(index, connection.generation, str(loss))
 
 
-def _everywhere(group: GroupRuntime, step: Any) -> None:
-    for index, connection in group.present():
-        try:
-            step(connection)
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
-            group.lost(index, connection.generation, str(loss))
+def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity, kept: Placed) -> None:
+    """Take a record that is superseded off every member, once each: copies of a key have equal ones."""
+
+    def work(index: int, connection: Connection) -> None:
+        for real, found in records_on(group, index, connection, identity):
+            if found == record and not kept.has(connection, real):
+                gone = Placed()
+                gone.add(index, connection, real)
+                gone.take_back(group)
+                return
+
+    try:
+        on_each(group, work)
+    except Refusal as refusal:
+        log.log("warning", f'group "{group.settings.label}": a superseded record stays: {refusal}')
 
 
 def _identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
@@ -122,58 +180,12 @@ def _identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
     real = connection.bound.get(entry.handle) if connection is not None else None
     if connection is None or real is None:
         return
-    deadline = group.deadline()
     try:
-        with housekeeping(connection, deadline) as session:
-            identity = read_identity(connection, session, real, deadline)
-    except (MemberLost, SessionRefused, SearchFailed) as loss:
+        identity = identity_on(group, index, connection, real)
+    except MemberLost as loss:
         group.lost(index, connection.generation, str(loss))
+        return
+    except Refusal:
         return
     if identity is not None:
         group.objects.changed(entry.handle, identity)
-
-
-def _record_before(group: GroupRuntime, entry: Entry, template: Template) -> tuple[Identity, EscrowRecord] | None:
-    """The identity that a key's record is filed under now, and the record as it will be after the change; None where
-    it has and needs none. Raises Unreplicable: a key is not made unextractable while it cannot be escrowed."""
-    if entry.identity.object_class not in KEY_CLASSES or group.user != ck.CKU_USER:
-        return None
-    for index, connection in group.present():
-        try:
-            for _, record in escrow.find(connection, group.settings.id, entry.identity, group.deadline()):
-                changed = EscrowRecord(
-                    record.group_id,
-                    record.domain,
-                    record.mechanism,
-                    record.blob,
-                    overlaid(record.template, template),
-                    record.fingerprint,
-                    record.check_value,
-                    record.value_length,
-                )
-                return entry.identity, changed
-            break
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
-            group.lost(index, connection.generation, str(loss))
-    if value_of(template, ck.CKA_EXTRACTABLE) != b"\0":
-        return None
-    made = record_for(group, entry, (Attribute(ck.CKA_CLASS, ulong(entry.identity.object_class)), *template))
-    return (entry.identity, made) if made is not None else None
-
-
-def _replace_record(group: GroupRuntime, old: Identity, record: EscrowRecord, new: Identity) -> None:
-    """The new record first, then the old ones away: after a crash between there is one too many, never none."""
-    before = {}
-    for index, connection in group.present():
-        try:
-            before[index] = escrow.find(connection, group.settings.id, old, group.deadline())
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
-            group.lost(index, connection.generation, str(loss))
-    for index, connection in group.present():
-        write_record(group, index, connection, record, new, Placed())
-        try:
-            for real, _ in before.get(index, ()):
-                with housekeeping(connection, group.deadline()) as session:
-                    destroy(connection, session, real, group.deadline())
-        except (MemberLost, SessionRefused) as loss:
-            group.lost(index, connection.generation, str(loss))

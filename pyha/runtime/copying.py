@@ -1,5 +1,5 @@
-"""What C_CopyObject needs beside the call itself: what the source is, and the escrow record of a copy that must not
-leave.
+"""What C_CopyObject and C_SetAttributeValue need beside the call itself: what the source is, and the escrow record of a
+copy, or of a key that becomes unextractable.
 
 Source: SEMANTICS.md section 5.
 """
@@ -7,19 +7,24 @@ Source: SEMANTICS.md section 5.
 from dataclasses import dataclass, replace
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import is_attribute_array
 from pyha.cryptoki.functions import BY_NAME
+from pyha.cryptoki.keys import settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Query, Template
-from pyha.ha.identity import Identity, number
+from pyha.ha.identity import Identity, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of
-from pyha.ha.replication import KEY_CLASSES, attributes_to_read, stays_extractable, value_of, wants_token
+from pyha.ha.replication import KEY_CLASSES, restated_template, stays_extractable, value_of, wants_token
 from pyha.runtime import escrow
-from pyha.runtime.calls import SingleCall, Unknown
+from pyha.runtime.binding import bind
+from pyha.runtime.calls import SingleCall
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes
-from pyha.runtime.member import MemberLost, SessionRefused
+from pyha.runtime.housekeeping import housekeeping, read_attributes
+from pyha.runtime.lengths import key_length
+from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
-from pyha.runtime.publishing import Placed, Unreplicable, record_of, wrap, write_record
+from pyha.runtime.publishing import record_of, wrap, write_records
+from pyha.runtime.steps import Placed, Unreplicable, step
 
 _SOURCE = (
     ck.CKA_CLASS,
@@ -31,6 +36,7 @@ _SOURCE = (
     ck.CKA_ID,
     ck.CKA_LABEL,
 )
+_DATES = (ck.CKA_START_DATE, ck.CKA_END_DATE)
 
 
 def source_attributes(group: GroupRuntime, handle: int) -> Template:
@@ -42,71 +48,162 @@ def source_attributes(group: GroupRuntime, handle: int) -> Template:
     return tuple(Attribute(found.type, found.value) for found in results[2] if found.value is not None)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class CopiedRecord:
     """The record of a copy, to be written once the copy's own identity is known."""
 
-    record: EscrowRecord
+    made: EscrowRecord
 
     def write(self, group: GroupRuntime, identity: Identity, placed: Placed) -> None:
-        """Write it on every member that is in. Raises Refusal."""
-        record = replace(self.record, fingerprint=fingerprint_of(identity))
-        for index, connection in group.present():
-            write_record(group, index, connection, record, identity, placed)
+        """Write it on every member that is in. Raises Refusal, NobodyLeft."""
+        write_records(group, replace(self.made, fingerprint=fingerprint_of(identity)), identity, placed)
 
 
-def copied_record(group: GroupRuntime, source: int, asked: Template, placed: Placed) -> CopiedRecord | None:
-    """The record for a copy of `source` (virtual handle) as `asked`; None where it needs none. Raises Unreplicable."""
-    object_class = number(value_of(asked, ck.CKA_CLASS))
-    if object_class not in KEY_CLASSES or not wants_token(asked) or stays_extractable(asked):
-        return None
-    entry = group.objects.get(source)
-    if entry is None:
-        raise Unknown(ck.CKR_OBJECT_HANDLE_INVALID)
-    record = record_for(group, entry, asked)
-    if record is None:
-        raise Unreplicable("its source has no escrow record and cannot be wrapped")
-    return CopiedRecord(record)
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A C_CopyObject of a token object. `asked`: what the copy will have of `_SOURCE`, and the application's template,
+    which is `changes` alone."""
+
+    entry: Entry
+    asked: Template
+    changes: Template
+
+    def record(self, group: GroupRuntime) -> CopiedRecord | None:
+        """The record for the copy; None where it needs none. Raises Unreplicable, Refusal, NobodyLeft."""
+        if number(value_of(self.asked, ck.CKA_CLASS)) not in KEY_CLASSES or not wants_token(self.asked):
+            return None
+        if stays_extractable(self.asked):
+            existing = existing_record(group, self.entry)
+            return CopiedRecord(_restated(existing, self.changes)) if existing is not None else None
+        made = record_for(group, self.entry, self.changes)
+        if made is None:
+            raise Unreplicable("its source has no escrow record and cannot be wrapped")
+        return CopiedRecord(made)
 
 
-def record_for(group: GroupRuntime, entry: Entry, asked: Template) -> EscrowRecord | None:
-    """A record of this key under new attributes: from the record it has, else by wrapping it now. Raises
-    Unreplicable."""
+def _restated(record: EscrowRecord, changes: Template) -> EscrowRecord:
+    object_class = number(value_of(record.template, ck.CKA_CLASS)) or 0
+    key_type = number(value_of(record.template, ck.CKA_KEY_TYPE)) or 0
+    return replace(record, template=restated_template(record.template, changes, object_class, key_type))
+
+
+def existing_record(group: GroupRuntime, entry: Entry) -> EscrowRecord | None:
+    """The record of this key, None where it has none. Raises Refusal, NobodyLeft."""
     for index, connection in group.present():
-        real = connection.bound.get(entry.handle)
-        if real is None:
-            continue
-        deadline = group.deadline()
         try:
-            for _, record in escrow.find(connection, group.settings.id, entry.identity, deadline):
-                return replace(record, template=overlaid(record.template, asked))
-            with housekeeping(connection, deadline) as session:
-                object_class = entry.identity.object_class or 0
-                wanted = (*attributes_to_read(object_class), ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT)
-                shown = read_attributes(connection, session, real, wanted, deadline)
-                public = dict(shown)
-                if entry.identity.twin:
-                    public[ck.CKA_EC_POINT] = entry.identity.twin
-                wrapped = wrap(group, connection, session, real, shown, asked, public, deadline)
-            return record_of(group, wrapped, entry.identity)
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
+            found = [record for _, record in records_on(group, index, connection, entry.identity)]
+            if len(set(found)) > 1:
+                return _nearest(found, _present_on(group, index, connection, entry))
+        except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
+            continue
+        if found:
+            return found[0]
     return None
 
 
-def overlaid(template: Template, changes: Template) -> Template:
-    """A record's template with the attributes of `changes` that it names, in its own order."""
-    new = {each.type: each for each in changes}
-    known = {each.type for each in template}
-    added = tuple(
-        each for each in changes if each.type not in known and each.type in (ck.CKA_ID, ck.CKA_LABEL, ck.CKA_SUBJECT)
-    )
-    kept = tuple(
-        Attribute(
-            each.type, new[each.type].value if isinstance(new[each.type].value, tuple) else bytes(new[each.type].value)
-        )
-        if each.type in new
-        else each
-        for each in template
-    )
-    return (*added, *kept)
+def _nearest(records: list[EscrowRecord], present: Template) -> EscrowRecord:
+    """Of the records of copies of one key, that of the copy which has these attributes."""
+    has = {each.type: each.value for each in present}
+    return max(records, key=lambda record: sum(has.get(each.type) == each.value for each in record.template))
+
+
+def _present_on(group: GroupRuntime, index: int, connection: Connection, entry: Entry) -> Template:
+    wanted = settable_in_unwrap(entry.identity.object_class or 0, entry.identity.key_type or 0)
+
+    def attempt(deadline: float) -> tuple[int, Template]:
+        real = bind(group, index, connection, entry, deadline)
+        if real is None:
+            return ck.CKR_OK, ()
+        with housekeeping(connection, deadline) as session:
+            return ck.CKR_OK, _present(connection, session, real, wanted, deadline)
+
+    return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or ()
+
+
+def records_on(
+    group: GroupRuntime, index: int, connection: Connection, identity: Identity
+) -> list[tuple[int, EscrowRecord]]:
+    """The records of a key on this member: (real handle, record). Raises MemberLost, Refusal."""
+
+    def attempt(deadline: float) -> tuple[int, list[tuple[int, EscrowRecord]]]:
+        return ck.CKR_OK, escrow.find(connection, group.settings.id, identity, deadline)
+
+    return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or []
+
+
+def record_for(group: GroupRuntime, entry: Entry, changes: Template) -> EscrowRecord | None:
+    """A record of this key with `changes` over what it has: from the record it has, else by wrapping it now. Raises
+    Unreplicable, Refusal, NobodyLeft."""
+    existing = existing_record(group, entry)
+    if existing is not None:
+        return _restated(existing, changes)
+    for index, connection in group.present():
+        try:
+            made = _wrapped_now(group, index, connection, entry, changes)
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+            continue
+        if made is not None:
+            return made
+    return None
+
+
+def _wrapped_now(
+    group: GroupRuntime, index: int, connection: Connection, entry: Entry, changes: Template
+) -> EscrowRecord | None:
+    def attempt(deadline: float) -> tuple[int, EscrowRecord | None]:
+        real = bind(group, index, connection, entry, deadline)
+        if real is None:
+            return ck.CKR_OK, None
+        object_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
+        with housekeeping(connection, deadline) as session:
+            shown = read_attributes(
+                connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE), deadline
+            )
+            length = key_length(group, connection, session, real, entry, deadline)
+            if length is not None:
+                shown[ck.CKA_VALUE_LEN] = ulong(length)
+            present = _present(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
+            template = restated_template(present, changes, object_class, key_type)
+            wrapped = wrap(group, connection, session, real, shown, template, deadline)
+        return ck.CKR_OK, record_of(group, wrapped, entry.identity)
+
+    def unbind(connection: Connection) -> None:
+        group.objects.unbind(connection, entry.handle)
+
+    return step(group, index, connection, "C_WrapKey", attempt, unbind)[1]
+
+
+def _present(connection: Connection, session: int, real: int, wanted: tuple[int, ...], deadline: float) -> Template:
+    """What the object has of these attributes. Raises MemberLost, SearchFailed."""
+    plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in _DATES)
+    found = read_attributes(connection, session, real, plain, deadline)
+    for date in _DATES:
+        # One by one: a module that cannot read its own dates fails the whole call.
+        found.update(read_attributes(connection, session, real, (date,), deadline))
+    values = [Attribute(kind, value) for kind, value in found.items() if value or kind in (ck.CKA_ID, ck.CKA_LABEL)]
+    for array in wanted:
+        if is_attribute_array(array):
+            inner = _array(connection, session, real, array, deadline)
+            if inner:
+                values.append(Attribute(array, inner))
+    return tuple(values)
+
+
+def _array(connection: Connection, session: int, real: int, kind: int, deadline: float) -> Template:
+    """An attribute array of plain attributes, empty where the object has none."""
+    name, size = "C_GetAttributeValue", 24
+    rv, results = connection.call(name, deadline, session, real, (Query(kind, None),))
+    if rv != ck.CKR_OK or not results[2][0].length:
+        return ()
+    length = results[2][0].length
+    blank = tuple(Query(0, None) for _ in range(length // size))
+    rv, results = connection.call(name, deadline, session, real, (Query(kind, length, blank),))
+    if rv != ck.CKR_OK or not isinstance(results[2][0].value, tuple):
+        return ()
+    full = tuple(Query(each.type, each.length or 0) for each in results[2][0].value)
+    rv, results = connection.call(name, deadline, session, real, (Query(kind, length, full),))
+    if rv != ck.CKR_OK or not isinstance(results[2][0].value, tuple):
+        return ()
+    return tuple(Attribute(each.type, bytes(each.value or b"")) for each in results[2][0].value)

@@ -10,7 +10,7 @@ from pyha.ha.domain import record_search
 from pyha.ha.identity import Identity
 from pyha.ha.records import EscrowRecord, RecordDamaged, decode, fingerprint_of, record_label, record_template
 from pyha.runtime import log
-from pyha.runtime.housekeeping import create, destroy, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import create, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 
 
@@ -23,7 +23,8 @@ def write(connection: Connection, record: EscrowRecord, identity: Identity, dead
 def find(
     connection: Connection, group_id: bytes, identity: Identity, deadline: float
 ) -> list[tuple[int, EscrowRecord]]:
-    """The records of a key on this member: (real handle, record). Raises MemberLost, SearchFailed, SessionRefused."""
+    """The records of a key on this member: (real handle, record). Empty where keys of the same name have records and it
+    cannot be told which is this one's. Raises MemberLost, SearchFailed, SessionRefused."""
     fingerprint = fingerprint_of(identity)
     found = []
     with housekeeping(connection, deadline) as session:
@@ -39,11 +40,7 @@ def find(
             same = not fingerprint or not record.fingerprint or record.fingerprint == fingerprint
             if record.group_id == group_id and same:
                 found.append((real, record))
+    if not fingerprint and len({record.fingerprint for _, record in found}) > 1:
+        log.log("warning", f"member {connection.name}: records of keys that cannot be told apart are left alone")
+        return []
     return found
-
-
-def remove(connection: Connection, group_id: bytes, identity: Identity, deadline: float) -> None:
-    """Remove the records of a key that is no more. Raises MemberLost, SearchFailed, SessionRefused."""
-    for real, _ in find(connection, group_id, identity, deadline):
-        with housekeeping(connection, deadline) as session:
-            destroy(connection, session, real, deadline)

@@ -16,7 +16,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 
-_POISON_LIMIT = 2
+POISON_LIMIT = 2
 """Helpers that one call may take down before it gets its error instead of another member (SEMANTICS.md section 3)."""
 
 
@@ -73,7 +73,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             continue
         start = group.clock()
         try:
-            return _settle(group, policy, index, connection, start + group.patience(function))
+            return settle(group, policy, index, connection, start + group.patience(function))
         except NotThere as absence:
             missing = absence.rv
         except (SessionRefused, Abandoned) as refusal:
@@ -81,13 +81,13 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
             poisoned += loss.culprit
-            if poisoned >= _POISON_LIMIT:
+            if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
         finally:
             group.leave(index, function, weight, group.clock() - start)
 
 
-def _settle(
+def settle(
     group: GroupRuntime, policy: Policy, index: int, connection: Connection, deadline: float
 ) -> tuple[int, list[Any]]:
     """One member until it answers, every remedy once."""

@@ -11,10 +11,15 @@ from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
+from pyha.ha.identity import Identity
+from pyha.runtime.binding import read_identity
 from pyha.runtime.calls import Objects, choose
+from pyha.runtime.failover import NotThere
 from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.member import Connection
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.steps import step
 
 
 class MakeCall:
@@ -35,6 +40,17 @@ class MakeCall:
         self._group = group
         self._holder = holder
         self._objects = Objects(group, function, values)
+
+    def again(self, values: list[Any], deadline: float) -> tuple[int, list[Any]]:
+        """The same call with other templates, on the member and the session where it was carried out. Raises
+        MemberLost, SearchFailed, SessionRefused."""
+        assert self.connection is not None
+        objects = Objects(self._group, self.function, values)
+        try:
+            own = objects.translate(self.index, self.connection, self.real_session, deadline)
+        except NotThere as absence:
+            return absence.rv, []
+        return make_with(self.connection, self.function, own, deadline)
 
     def choose(self, excluded: set[int]) -> int | None:
         return choose(self._group, self._objects, excluded, spread=False)
@@ -74,3 +90,14 @@ def make_with(connection: Connection, function: Function, values: list[Any], dea
         return connection.invoke(function, values, deadline)
     finally:
         connection.catalogue.leave()
+
+
+def identity_on(group: GroupRuntime, index: int, connection: Connection, real: int) -> Identity | None:
+    """The identity of an object that was just made on this member, None where it cannot be read. Raises MemberLost,
+    Refusal."""
+
+    def attempt(deadline: float) -> tuple[int, Identity | None]:
+        with housekeeping(connection, deadline) as session:
+            return ck.CKR_OK, read_identity(connection, session, real, deadline)
+
+    return step(group, index, connection, "C_GetAttributeValue", attempt)[1]

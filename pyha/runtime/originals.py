@@ -1,4 +1,4 @@
-"""From the application's creating call to published keys: the originals, what they show, and their proof.
+"""From the application's creating call to objects on every member: the originals, what they show, and their proof.
 
 The originals are extractable session objects on a real session of their own on one member; whatever happens, closing
 that session destroys them. If that member is lost before anything was published, the next one makes new originals.
@@ -7,21 +7,32 @@ Source: SEMANTICS.md section 5.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.keys import KEY_TYPES
-from pyha.cryptoki.values import Template
+from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import READ, Identity, identity_of, number
-from pyha.ha.replication import KEY_CLASSES, attributes_to_read, original_template, public_template, wants_token
+from pyha.ha.replication import (
+    KEY_CLASSES,
+    attributes_to_create,
+    attributes_to_read,
+    created_template,
+    original_template,
+    published_template,
+    wants_token,
+)
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import create, housekeeping, read_attributes
-from pyha.runtime.making import MakeCall
+from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
+from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
-from pyha.runtime.publishing import Placed, Refusal, Unreplicable, Wrapped, publish, unwrap, wrap
+from pyha.runtime.proving import CheckValue, Proof, agreement, can_agree, public_proof
+from pyha.runtime.publishing import Wrapped, prove_copy, publish, unwrap, wrap
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -33,8 +44,8 @@ def publish_originals(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], parts: "list[Part]"
 ) -> tuple[int, list[Any]]:
     """Make, wrap, publish: (CK_RV, results with virtual handles). Raises Refusal, Unreplicable, NobodyLeft, Unknown."""
-    if group.user != ck.CKU_USER:
-        # Nothing is cloned in a public or SO session; the member says what it thinks of the call itself.
+    if group.user != ck.CKU_USER and any(part.object_class in KEY_CLASSES for part in parts):
+        # No key is cloned in a public or SO session; the member says what it thinks of the call itself.
         rv = _as_asked(group, function, values, parts)
         return (ck.CKR_USER_NOT_LOGGED_IN if rv == ck.CKR_OK else rv), []
     while True:
@@ -44,23 +55,26 @@ def publish_originals(
             return _refused(group, function, values, parts, rv), []
         connection = call.connection
         try:
-            prepared = _prepare(group, call, parts, results)
-        except MemberLost as loss:
-            group.lost(call.index, connection.generation, str(loss))
-            continue
-        except BaseException:
-            connection.discard(call.real_session, group.deadline())
-            raise
-        try:
+            try:
+                prepared = _prepare(group, call, values, parts, results)
+            except MemberLost as loss:
+                group.lost(call.index, connection.generation, str(loss))
+                continue
+            except SessionRefused as refused:
+                raise Refusal(refused.rv, f"member {group.name(call.index)} refused a session") from None
+            except SearchFailed as failure:
+                raise Refusal(failure.rv, f"member {group.name(call.index)} cannot read what it made") from None
             return ck.CKR_OK, _publish_all(group, session, call, values, parts, prepared)
         finally:
             connection.discard(call.real_session, group.deadline())
 
 
-def _original_values(values: list[Any], parts: "list[Part]") -> list[Any]:
+def _original_values(values: list[Any], parts: "list[Part]", also: Template = ()) -> list[Any]:
     changed = list(values)
     for part in parts:
-        changed[part.template] = original_template(values[part.template], part.object_class in KEY_CLASSES)
+        template = original_template(values[part.template], part.object_class in KEY_CLASSES)
+        said = {each.type for each in also}
+        changed[part.template] = (*(each for each in template if each.type not in said), *also)
     return changed
 
 
@@ -76,9 +90,9 @@ def _as_asked(group: GroupRuntime, function: Function, values: list[Any], parts:
     """What a member answers to the application's own call, tried with session objects that are thrown away at once."""
     trial = list(values)
     for part in parts:
-        template: Template = values[part.template]
-        kept = tuple(each for each in template if each.type != ck.CKA_TOKEN)
-        trial[part.template] = kept
+        kept = tuple(each for each in values[part.template] if each.type != ck.CKA_TOKEN)
+        # Named, because a copy of a token object would be one too.
+        trial[part.template] = (*kept, Attribute(ck.CKA_TOKEN, b"\0"))
     call = MakeCall(group, function, trial, None)
     rv, _ = run(group, call)
     if rv == ck.CKR_OK and call.connection is not None:
@@ -86,17 +100,20 @@ def _as_asked(group: GroupRuntime, function: Function, values: list[Any], parts:
     return rv
 
 
+@dataclass(slots=True)
 class _Prepared:
-    """The originals of one call: what each shows, and the wrapped form of the key."""
+    """The originals of one call: what each shows, by result position, and the wrapped form of the key."""
 
-    def __init__(self) -> None:
-        self.shown: dict[int, Shown] = {}  # result position -> attributes
-        self.identity: dict[int, Identity] = {}
-        self.wrapped: Wrapped | None = None
+    shown: dict[int, Shown] = field(default_factory=dict)
+    key: Identity | None = None
+    wrapped: Wrapped | None = None
+    proof: Proof | None = None
 
 
-def _prepare(group: GroupRuntime, call: MakeCall, parts: "list[Part]", results: list[Any]) -> _Prepared:
-    """Read and wrap. Raises Unreplicable, MemberLost."""
+def _prepare(
+    group: GroupRuntime, call: MakeCall, values: list[Any], parts: "list[Part]", results: list[Any]
+) -> _Prepared:
+    """Read and wrap. Raises Unreplicable, MemberLost, SessionRefused, SearchFailed."""
     connection, session = call.connection, call.real_session
     assert connection is not None
     deadline = group.deadline(slow=True)
@@ -104,39 +121,76 @@ def _prepare(group: GroupRuntime, call: MakeCall, parts: "list[Part]", results: 
     public: Shown = {}
     for part in parts:
         real = results[part.result]
-        key_type_row = _public_attributes(connection, session, real, deadline)
-        wanted = {*READ, *attributes_to_read(part.object_class or 0), *key_type_row}
-        shown = read_attributes(connection, session, real, sorted(wanted), deadline)
-        if ck.CKA_CLASS not in shown or ck.CKA_KEY_TYPE not in shown:
-            raise Unreplicable("the original cannot be read")
+        shown = _shown(connection, session, real, part.object_class, deadline)
         prepared.shown[part.result] = shown
-        if part.object_class == ck.CKO_PUBLIC_KEY:
+        if part.object_class not in KEY_CLASSES:
             public = shown
             continue
-        if not public and ck.CKA_MODULUS in shown and ck.CKA_PUBLIC_EXPONENT in shown:
-            public = shown
-        prepared.wrapped = wrap(group, connection, session, real, shown, part.asked, public, deadline)
-    for part in parts:
-        prepared.identity[part.result] = _identity(prepared.shown[part.result], part, public)
+        template = published_template(part.asked, shown)
+        prepared.wrapped = wrap(group, connection, session, real, shown, template, deadline)
+        prepared.proof = _proof(call, values, parts, real, shown, {**shown, **public}, deadline)
+        prepared.key = _identity(shown, part, public)
     return prepared
 
 
-def _public_attributes(connection: Connection, session: int, real: int, deadline: float) -> tuple[int, ...]:
-    shown = read_attributes(connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE), deadline)
-    row = KEY_TYPES.get(number(shown.get(ck.CKA_KEY_TYPE)) or 0)
-    if row is None or number(shown.get(ck.CKA_CLASS)) == ck.CKO_SECRET_KEY:
-        return ()
-    # CKA_VALUE is a public key's public part and a private key's secret.
-    secret = number(shown.get(ck.CKA_CLASS)) != ck.CKO_PUBLIC_KEY
-    return tuple(kind for kind in row.public if not (secret and kind == ck.CKA_VALUE))
+def _shown(connection: Connection, session: int, real: int, expected: int | None, deadline: float) -> Shown:
+    kind = read_attributes(connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE), deadline)
+    object_class, key_type = number(kind.get(ck.CKA_CLASS)), number(kind.get(ck.CKA_KEY_TYPE))
+    if object_class is None or (expected is not None and object_class != expected):
+        raise Unreplicable("the original cannot be read")
+    if object_class not in KEY_CLASSES:
+        wanted: set[int] = set(attributes_to_create(object_class, key_type))
+        if not wanted:
+            raise Unreplicable("such an object cannot be read and created again")
+    elif key_type is None:
+        raise Unreplicable("the original cannot be read")
+    else:
+        row = KEY_TYPES.get(key_type)
+        wanted = {*READ, *attributes_to_read(object_class), *(row.public if row is not None else ())} - {ck.CKA_VALUE}
+    return read_attributes(connection, session, real, sorted(wanted), deadline)
+
+
+def _proof(
+    call: MakeCall,
+    values: list[Any],
+    parts: "list[Part]",
+    real: int,
+    shown: Shown,
+    public: Shown,
+    deadline: float,
+) -> Proof:
+    """How copies of this original are proved. Raises Unreplicable, MemberLost, SearchFailed."""
+    key_type = number(shown[ck.CKA_KEY_TYPE]) or 0
+    if number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY:
+        check_value = shown.get(ck.CKA_CHECK_VALUE)
+        if not check_value:
+            raise Unreplicable("the module tells no check value, so that a copy cannot be proved")
+        return CheckValue(check_value)
+    by_public = public_proof(key_type, public)
+    if by_public is not None:
+        return by_public
+    proof = None
+    if can_agree(key_type) and call.connection is not None:
+        derives = _original_values(values, parts, (Attribute(ck.CKA_DERIVE, b"\1"),))
+        # A generated pair's public half says no word of deriving in some modules.
+        if len(parts) == 1 and not call.function.random:
+            rv, results = call.again(derives, deadline)
+            witness = results[parts[0].result] if rv == ck.CKR_OK else None
+        else:
+            witness = real
+        if witness is not None:
+            connection, session = call.connection, call.real_session
+            proof = agreement(connection, session, witness, key_type, shown, deadline)
+    if proof is None:
+        raise Unreplicable("a copy of such a private key cannot be proved")
+    return proof
 
 
 def _identity(shown: Shown, part: "Part", public: Shown) -> Identity:
-    """The identity of the object to be: the original's, as a token object."""
+    """The identity of the key to be: the original's, as a token object."""
     attributes = {kind: value for kind, value in shown.items() if kind in READ}
     attributes[ck.CKA_TOKEN] = b"\1" if wants_token(part.asked) else b"\0"
-    twin = public.get(ck.CKA_EC_POINT) if part.object_class == ck.CKO_PRIVATE_KEY else None
-    return identity_of(attributes, None, twin)
+    return identity_of(attributes, None, public.get(ck.CKA_EC_POINT))
 
 
 def _publish_all(
@@ -153,17 +207,19 @@ def _publish_all(
     try:
         for part in parts:
             if not wants_token(part.asked):
-                answer[part.result] = _for_session(group, session, call, part, prepared)
+                answer[part.result] = _for_session(group, session, call, part, prepared, placed)
                 continue
-            if part.object_class == ck.CKO_PUBLIC_KEY:
-                made = _create_everywhere(group, part, prepared.shown[part.result], placed)
-            else:
+            if part.object_class in KEY_CLASSES:
                 assert prepared.wrapped is not None
-                made = publish(group, prepared.wrapped, prepared.identity[part.result], placed)
-            identity = prepared.identity[part.result]
-            entry = group.objects.made(identity, made)
-            if part.object_class == ck.CKO_SECRET_KEY:
-                entry.value_length = number(prepared.shown[part.result].get(ck.CKA_VALUE_LEN))
+                assert prepared.proof is not None
+                assert prepared.key is not None
+                made = publish(group, prepared.wrapped, prepared.proof, prepared.key, placed)
+                entry = group.objects.made(prepared.key, made)
+                entry.value_length = prepared.wrapped.value_length
+            else:
+                template = created_template(part.asked, prepared.shown[part.result], token=True)
+                made = create_everywhere(group, template, placed)
+                entry = group.objects.made(identity_of_made(group, made), made)
             answer[part.result] = entry.handle
     except BaseException:
         placed.take_back(group)
@@ -174,57 +230,77 @@ def _publish_all(
     return answer
 
 
-def _create_everywhere(group: GroupRuntime, part: "Part", shown: Shown, placed: Placed) -> list[tuple[Connection, int]]:
-    """A public key on every member that is in. Raises Refusal, NobodyLeft."""
-    key_type = number(shown[ck.CKA_KEY_TYPE]) or 0
-    template = public_template(part.asked, shown, key_type, token=True)
-    made = []
-    for index, connection in group.present():
-        deadline = group.deadline()
+def create_everywhere(group: GroupRuntime, template: Template, placed: Placed) -> list[tuple[Connection, int]]:
+    """An object that is no secret on every member that is in. Raises Refusal, NobodyLeft."""
+
+    def work(index: int, connection: Connection) -> int:
+        def attempt(deadline: float) -> tuple[int, int]:
+            with housekeeping(connection, deadline) as session:
+                return create(connection, session, template, deadline)
+
+        rv, real = step(group, index, connection, "C_CreateObject", attempt)
+        if rv != ck.CKR_OK or real is None:
+            raise Refusal(rv, f"member {group.name(index)} refused the object")
+        placed.add(index, connection, real)
+        return real
+
+    return on_each(group, work)
+
+
+def identity_of_made(group: GroupRuntime, made: list[tuple[Connection, int]]) -> Identity:
+    """The identity of an object that was just made, from the first member that shows it. Raises Refusal."""
+    for connection, real in made:
+        index = next((at for at, each in enumerate(group.connections) if each is connection), None)
+        if index is None:
+            continue
         try:
-            with housekeeping(connection, deadline) as real_session:
-                rv, real = create(connection, real_session, template, deadline)
-            if rv != ck.CKR_OK and not connection.alive(deadline):
-                raise MemberLost(f"C_CreateObject answered {rv:#x} and the probe failed")
-        except SessionRefused as refused:
-            raise Refusal(refused.rv, f"member {group.name(index)} refused a session") from None
+            identity = identity_on(group, index, connection, real)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
             continue
-        if rv != ck.CKR_OK:
-            raise Refusal(rv, f"member {group.name(index)} refused the public key")
-        placed.objects.append((index, connection, real))
-        made.append((connection, real))
-    if not made:
-        raise group.nobody_left()
-    return made
+        if identity is not None:
+            return identity
+    raise Refusal(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
 
 
 def _for_session(
-    group: GroupRuntime, session: VirtualSession, call: MakeCall, part: "Part", prepared: _Prepared
+    group: GroupRuntime,
+    session: VirtualSession,
+    call: MakeCall,
+    part: "Part",
+    prepared: _Prepared,
+    placed: Placed,
 ) -> int:
     """The half of a pair that is to be a session object: on the originals' member, where the application's session
-    holds it."""
-    connection = call.connection
+    holds it. Raises Refusal, Unreplicable."""
+    connection, index = call.connection, call.index
     assert connection is not None
-    deadline = group.deadline(slow=True)
-    shown = prepared.shown[part.result]
+
+    def attempt(deadline: float) -> tuple[int, int]:
+        holder = session.holder(index, connection, deadline)
+        if part.object_class not in KEY_CLASSES:
+            template = created_template(part.asked, prepared.shown[part.result], token=False)
+            return create(connection, holder, template, deadline)
+        assert prepared.wrapped is not None
+        assert prepared.proof is not None
+        rv = prove_copy(group, index, connection, call.real_session, prepared.wrapped, prepared.proof, deadline)
+        if rv != ck.CKR_OK:
+            return rv, 0
+        template = tuple(each for each in prepared.wrapped.template if each.type != ck.CKA_TOKEN)
+        return unwrap(group, connection, holder, prepared.wrapped, template, deadline)
+
     try:
-        holder = session.holder(call.index, connection, deadline)
-        if part.object_class == ck.CKO_PUBLIC_KEY:
-            key_type = number(shown[ck.CKA_KEY_TYPE]) or 0
-            rv, real = create(connection, holder, public_template(part.asked, shown, key_type, token=False), deadline)
-            if rv != ck.CKR_OK:
-                raise Refusal(rv, f"member {group.name(call.index)} refused the public key")
-        else:
-            assert prepared.wrapped is not None
-            template = tuple(each for each in prepared.wrapped.template if each.type != ck.CKA_TOKEN)
-            real = unwrap(group, call.index, connection, holder, prepared.wrapped, template, deadline)
-    except SessionRefused as refused:
-        raise Refusal(refused.rv, f"member {group.name(call.index)} refused a session") from None
+        rv, real = step(group, index, connection, call.function.name, attempt)
     except MemberLost as loss:
-        group.lost(call.index, connection.generation, str(loss))
+        group.lost(index, connection.generation, str(loss))
         raise Refusal(ck.CKR_DEVICE_ERROR, "the member that holds the session object was lost") from None
-    identity = prepared.identity[part.result]
-    home = (call.index, connection.generation)
+    if rv != ck.CKR_OK or real is None:
+        raise Refusal(rv, f"member {group.name(index)} refused the session object")
+    placed.add(index, connection, real)
+    home = (index, connection.generation)
+    if part.object_class in KEY_CLASSES:
+        assert prepared.key is not None
+        identity = prepared.key
+    else:
+        identity = identity_of_made(group, [(connection, real)])
     return group.objects.made(identity, [(connection, real)], session.handle, home).handle

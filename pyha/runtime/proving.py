@@ -1,35 +1,200 @@
 """Proof that a copy is the key it was made from. A clone is believed only after it was verified.
 
 A secret key by its check value: the member must refuse a wrong one and take the right one. A private key by a
-signature that the public key of the original verifies, made by a session copy from the same blob, so that it works
-whatever the key is for.
+signature that the public key of the original verifies; where no public key is known, by a secret that the original and
+the copy must agree on with the same other party.
 
 Source: REPLICATION.md ("a clone is believed only after it was verified"; CKA_CHECK_VALUE).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME
-from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
-from pyha.ha.replication import public_template
-from pyha.runtime.housekeeping import make, read_attributes
+from pyha.cryptoki.keys import KEY_TYPES, USAGE
+from pyha.cryptoki.values import Attribute, Mechanism, Out, Parameter, Region, Template
+from pyha.ha.identity import ulong
+from pyha.runtime.housekeeping import boolean, make, read_attributes
 from pyha.runtime.member import Connection
 
 _MESSAGE = bytes(range(20))
 _SIGNATURE_ROOM = 4096
+_AGREED = 16
+"""Bytes of the agreed secret that are compared."""
 
-_PROOF: dict[int, int] = {
+_SIGNING: dict[int, int] = {
     ck.CKK_RSA: ck.CKM_RSA_PKCS,
     ck.CKK_EC: ck.CKM_ECDSA,
     ck.CKK_DSA: ck.CKM_DSA,
 }
 """Key type -> a mechanism that signs a short message as it is."""
 
+_AGREEING: dict[int, tuple[int, int]] = {
+    ck.CKK_EC: (ck.CKM_EC_KEY_PAIR_GEN, ck.CKM_ECDH1_DERIVE),
+    ck.CKK_DH: (ck.CKM_DH_PKCS_KEY_PAIR_GEN, ck.CKM_DH_PKCS_DERIVE),
+}
+"""Key type -> mechanisms that make the other party's pair and agree with it."""
+
+
+class Proof(Protocol):
+    """How a copy is to be proved. `needs`: the usage flag that it must have for that, None for none. `mechanism`:
+    CKM_ that it must be allowed, None for none."""
+
+    @property
+    def needs(self) -> int | None: ...
+
+    @property
+    def mechanism(self) -> int | None: ...
+
+    def holds(self, connection: Connection, session: int, copy: int, deadline: float) -> bool:
+        """Whether `copy` (real handle) is the key. What it makes are session objects of `session`, which the caller
+        discards. Raises MemberLost, SearchFailed."""
+
+
+@dataclass(frozen=True, slots=True)
+class CheckValue:
+    """A secret key's check value."""
+
+    check_value: bytes
+    needs: None = None
+    mechanism: None = None
+
+    def holds(self, connection: Connection, session: int, copy: int, deadline: float) -> bool:
+        """As `Proof` has it; the copy must be modifiable."""
+        return prove_secret(connection, session, copy, self.check_value, deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """A private key whose public key is known by its attributes."""
+
+    key_type: int
+    public: Mapping[int, bytes]
+    needs: int = ck.CKA_SIGN
+
+    @property
+    def mechanism(self) -> int:
+        return _SIGNING[self.key_type]
+
+    def holds(self, connection: Connection, session: int, copy: int, deadline: float) -> bool:
+        """As `Proof` has it."""
+        mechanism = Mechanism(self.mechanism)
+        verifier = _verifier(self.key_type, self.public)
+        rv, public = make(connection, "C_CreateObject", deadline, session, verifier, None)
+        if rv != ck.CKR_OK:
+            return False
+        if connection.call("C_SignInit", deadline, session, mechanism, copy)[0] != ck.CKR_OK:
+            return False
+        rv, results = connection.invoke(BY_NAME["C_Sign"], [session, _MESSAGE, Out(_SIGNATURE_ROOM)], deadline)
+        if rv != ck.CKR_OK:
+            return False
+        if connection.call("C_VerifyInit", deadline, session, mechanism, public)[0] != ck.CKR_OK:
+            return False
+        return connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0] == ck.CKR_OK
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """A private key that no public key is known of. `agreed`: what the original and the other party agreed on."""
+
+    parameter: Mechanism
+    agreed: bytes = field(repr=False)
+    needs: int = ck.CKA_DERIVE
+
+    @property
+    def mechanism(self) -> int:
+        return self.parameter.type
+
+    def holds(self, connection: Connection, session: int, copy: int, deadline: float) -> bool:
+        """As `Proof` has it."""
+        return _agree(connection, session, copy, self.parameter, deadline) == self.agreed
+
+
+def public_proof(key_type: int, public: Mapping[int, bytes]) -> Signature | None:
+    """The proof by this public key; None where it is not whole, or keys of this type do not sign."""
+    row = KEY_TYPES.get(key_type)
+    if row is None or key_type not in _SIGNING or not all(public.get(kind) for kind in row.public):
+        return None
+    return Signature(key_type, {kind: public[kind] for kind in row.public})
+
+
+def can_agree(key_type: int) -> bool:
+    """Whether a private key of this type can be proved by agreement."""
+    return key_type in _AGREEING
+
+
+def agreement(
+    connection: Connection, session: int, original: int, key_type: int, shown: Mapping[int, bytes], deadline: float
+) -> Agreement | None:
+    """The proof by what `original` (real handle, may derive) agrees on with a party made up for it; None where the
+    member does not do it. `shown`: its attributes. Raises MemberLost, SearchFailed."""
+    generation, derivation = _AGREEING[key_type]
+    row = KEY_TYPES[key_type]
+    domain = tuple(Attribute(kind, shown[kind]) for kind in row.on_private if kind in shown)
+    public: Template = (boolean(ck.CKA_TOKEN, False), *(each for each in domain if each.type in row.public))
+    private = (boolean(ck.CKA_TOKEN, False), boolean(ck.CKA_DERIVE, True))
+    rv, results = connection.call(
+        "C_GenerateKeyPair", deadline, session, Mechanism(generation), public, private, None, None
+    )
+    if rv != ck.CKR_OK:
+        return None
+    wanted = ck.CKA_EC_POINT if key_type == ck.CKK_EC else ck.CKA_VALUE
+    point = read_attributes(connection, session, results[4], (wanted,), deadline).get(wanted)
+    if not point:
+        return None
+    mechanism = Mechanism(derivation, _ecdh(_raw_point(point)) if key_type == ck.CKK_EC else Parameter(point))
+    agreed = _agree(connection, session, original, mechanism, deadline)
+    return Agreement(mechanism, agreed) if agreed else None
+
+
+def _ecdh(point: bytes) -> Parameter:
+    # CK_ECDH1_DERIVE_PARAMS: kdf, shared data (none), public data.
+    raw = ulong(ck.CKD_NULL) + ulong(0) + ulong(0) + ulong(len(point)) + ulong(0)
+    return Parameter(raw, (Region(32, point),))
+
+
+def _raw_point(point: bytes) -> bytes:
+    """The point itself out of CKA_EC_POINT, which is a DER OCTET STRING of it."""
+    if len(point) > 2 and point[0] == 0x04:
+        head = 2 if point[1] < 0x80 else 2 + (point[1] & 0x7F)
+        length = point[1] if head == 2 else int.from_bytes(point[2:head], "big")
+        if len(point) == head + length and point[head] in (2, 3, 4):
+            return point[head:]
+    return point
+
+
+def _agree(connection: Connection, session: int, key: int, mechanism: Mechanism, deadline: float) -> bytes | None:
+    template: Template = (
+        Attribute(ck.CKA_CLASS, ulong(ck.CKO_SECRET_KEY)),
+        Attribute(ck.CKA_KEY_TYPE, ulong(ck.CKK_GENERIC_SECRET)),
+        boolean(ck.CKA_TOKEN, False),
+        boolean(ck.CKA_SENSITIVE, False),
+        boolean(ck.CKA_EXTRACTABLE, True),
+        Attribute(ck.CKA_VALUE_LEN, ulong(_AGREED)),
+    )
+    rv, secret = make(connection, "C_DeriveKey", deadline, session, mechanism, key, template, None)
+    if rv != ck.CKR_OK:
+        return None
+    return read_attributes(connection, session, secret, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+
+
+def _verifier(key_type: int, public: Mapping[int, bytes]) -> Template:
+    usage = (Attribute(kind, b"\1" if kind == ck.CKA_VERIFY else b"\0") for kind in USAGE[ck.CKO_PUBLIC_KEY])
+    return (
+        Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
+        Attribute(ck.CKA_KEY_TYPE, ulong(key_type)),
+        boolean(ck.CKA_TOKEN, False),
+        boolean(ck.CKA_PRIVATE, False),
+        *(Attribute(kind, value) for kind, value in public.items()),
+        *usage,
+    )
+
 
 def prove_secret(connection: Connection, session: int, copy: int, check_value: bytes, deadline: float) -> bool:
     """Whether the secret key `copy` (real handle) has this check value. Where the module leaves a copy's empty it is
-    set, once it has been seen that a wrong one is refused. Raises MemberLost."""
+    set, once it has been seen that a wrong one is refused. Raises MemberLost, SearchFailed."""
     if not check_value:
         return False
     shown = read_attributes(connection, session, copy, (ck.CKA_CHECK_VALUE,), deadline).get(ck.CKA_CHECK_VALUE)
@@ -48,34 +213,3 @@ def _set_check_value(connection: Connection, session: int, key: int, value: byte
         return connection.call("C_SetAttributeValue", deadline, session, key, template)[0]
     finally:
         connection.catalogue.leave()
-
-
-def provable(key_type: int) -> bool:
-    """Whether a copy of a private key of this type can be proved."""
-    return key_type in _PROOF
-
-
-def prove_private(
-    connection: Connection, session: int, signer: int, public: Mapping[int, bytes], key_type: int, deadline: float
-) -> bool:
-    """Whether the private key `signer` (real handle, may sign) belongs to the public key with these attributes. Raises
-    MemberLost. Leaves a session object on `session`, which the caller discards."""
-    mechanism = Mechanism(_PROOF[key_type])
-    template = public_template((), {**public, ck.CKA_PRIVATE: b"\0"}, key_type, token=False)
-    usage = (ck.CKA_ENCRYPT, ck.CKA_VERIFY_RECOVER, ck.CKA_WRAP, ck.CKA_DERIVE, ck.CKA_VERIFY)
-    plain = tuple(each for each in template if each.type not in usage)
-    rv, verifier = make(
-        connection, "C_CreateObject", deadline, session, (*plain, Attribute(ck.CKA_VERIFY, b"\1")), None
-    )
-    if rv != ck.CKR_OK:
-        return False
-    rv, _ = connection.call("C_SignInit", deadline, session, mechanism, signer)
-    if rv != ck.CKR_OK:
-        return False
-    rv, results = connection.invoke(BY_NAME["C_Sign"], [session, _MESSAGE, Out(_SIGNATURE_ROOM)], deadline)
-    if rv != ck.CKR_OK:
-        return False
-    signature = results[2][1]
-    if connection.call("C_VerifyInit", deadline, session, mechanism, verifier)[0] != ck.CKR_OK:
-        return False
-    return connection.call("C_Verify", deadline, session, _MESSAGE, signature)[0] == ck.CKR_OK

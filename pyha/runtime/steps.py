@@ -1,0 +1,140 @@
+"""Steps of our own on members while an application's call is carried out on all of them.
+
+Each step is healed on its member as an application's call is: a lost session or login once, a stale domain key once, an
+ambiguous answer probed. What was made is remembered, so that a refusal leaves nothing half-made.
+
+Sources: SEMANTICS.md sections 2 (healing), 3 (creation) and 5; `pyha.runtime.failover` for the remedies.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import BY_NAME, Function
+from pyha.cryptoki.names import rv_name
+from pyha.runtime import log
+from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import destroy, housekeeping
+from pyha.runtime.member import Connection, MemberLost, SessionRefused
+
+T = TypeVar("T")
+
+
+class Unreplicable(Exception):
+    """The key cannot be on every member: one phrase says why."""
+
+
+class Refusal(Exception):
+    """A member refused a step with a CK_RV that the application gets. Everything has been taken back."""
+
+    def __init__(self, rv: int, what: str) -> None:
+        super().__init__(f"{what}: {rv_name(rv)}")
+        self.rv = rv
+
+
+class _Step:
+    """The failover loop's policy for one step on one given member."""
+
+    def __init__(
+        self, function: Function, attempt: Callable[[float], tuple[int, Any]], unbind: Callable[[Connection], object]
+    ) -> None:
+        self.function = function
+        self._attempt = attempt
+        self._unbind = unbind
+
+    def choose(self, excluded: set[int]) -> int | None:
+        return None
+
+    def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        rv, value = self._attempt(deadline)
+        return rv, [value]
+
+    def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
+        connection.drop_idle(deadline)
+        return True
+
+    def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
+        connection.domain.clear()
+        self._unbind(connection)
+        return True
+
+
+def step(
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    name: str,
+    attempt: Callable[[float], tuple[int, T]],
+    unbind: Callable[[Connection], object] = lambda connection: None,
+) -> tuple[int, T | None]:
+    """One step on this member: (CK_RV, what `attempt` gave beside it). `attempt(deadline)` may be tried twice; `name`:
+    of the function whose verdicts count; `unbind` makes `attempt` look for its objects anew. Raises MemberLost,
+    Refusal."""
+    function = BY_NAME[name]
+    try:
+        policy = _Step(function, attempt, unbind)
+        rv, values = settle(group, policy, index, connection, group.deadline(function.slow))
+    except (SessionRefused, NotThere) as refused:
+        raise Refusal(refused.rv, f"member {group.name(index)} cannot do {name}") from None
+    return rv, values[0] if values else None
+
+
+def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[tuple[Connection, T]]:
+    """`work` on every member that is in, in their order; who is lost meanwhile is out, and the rest go on. A call that
+    takes down helper after helper is refused. Raises what `work` raises but MemberLost; Refusal, NobodyLeft."""
+    done = []
+    poisoned = 0
+    for index, connection in group.present():
+        try:
+            done.append((connection, work(index, connection)))
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+            poisoned += loss.culprit
+            if poisoned >= POISON_LIMIT:
+                raise Refusal(ck.CKR_DEVICE_ERROR, "it ends the helpers that it is given to") from None
+    if not done:
+        raise group.nobody_left()
+    return done
+
+
+@dataclass(slots=True)
+class Placed:
+    """What has been made so far, so that it can be taken back: (member index, connection, real handle)."""
+
+    objects: list[tuple[int, Connection, int]] = field(default_factory=list)
+
+    def add(self, index: int, connection: Connection, real: int) -> None:
+        """One object more."""
+        self.objects.append((index, connection, real))
+
+    def has(self, connection: Connection, real: int) -> bool:
+        """Whether this object is one of them."""
+        return any(each[1] is connection and each[2] == real for each in self.objects)
+
+    def take_back(self, group: GroupRuntime) -> None:
+        """Destroy all of it, the last made first. A member that is lost is cleared at its resync."""
+        for index, connection, real in reversed(self.objects):
+            try:
+                rv = _destroy(group, index, connection, real)
+            except MemberLost as loss:
+                group.lost(index, connection.generation, str(loss))
+                continue
+            except Refusal as refusal:
+                rv = refusal.rv
+            if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
+                log.log(
+                    "error",
+                    f'group "{group.settings.label}": member {group.name(index)} keeps an object that was to be taken '
+                    f"back: C_DestroyObject answered {rv_name(rv)}",
+                )
+        self.objects.clear()
+
+
+def _destroy(group: GroupRuntime, index: int, connection: Connection, real: int) -> int:
+    def attempt(deadline: float) -> tuple[int, None]:
+        with housekeeping(connection, deadline) as session:
+            return destroy(connection, session, real, deadline), None
+
+    return step(group, index, connection, "C_DestroyObject", attempt)[0]
