@@ -79,8 +79,6 @@ class KindSpec:
     secret: bool = False
 
 
-
-
 def _scalar(ctype: str) -> KindSpec:
     return KindSpec(((ctype, ""),))
 
