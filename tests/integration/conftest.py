@@ -1,6 +1,7 @@
 """A configured group over real SoftHSM tokens, for tests of the built module."""
 
-from collections.abc import Callable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,21 +78,53 @@ class TestGroup:
         return self.log.read_text() if self.log.exists() else ""
 
 
+@dataclass(frozen=True)
+class _Kept:
+    """A group that was made once, to be copied: its RSA domain keys take seconds."""
+
+    directory: Path
+    tokens: tuple[SoftHSMToken, ...]
+
+
+def _create(directory: Path, members: int, standby: int, label: str, arguments: tuple[str, ...] = ()) -> _Kept:
+    hsm = SoftHSM(directory / "softhsm")
+    tokens = tuple(hsm.token(f"{label}-{index}") for index in range(members + standby))
+    uris = [f"pkcs11:token={token.label}?module-path={token.module}" for token in tokens]
+    conf = directory / "pyha.toml"
+    environment = [f"{name}={value}" for name, value in tokens[0].environment.items()]
+    words = ["group", "create", label, *uris[:members], "--pin-source", "env:TEST_PIN", "--config", str(conf)]
+    words += [word for uri in uris[members:] for word in ("--standby", uri)]
+    words += [word for setting in environment for word in ("--environment", setting)]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TEST_PIN", tokens[0].pin)
+        assert main([*words, *arguments]) == 0
+    return _Kept(directory, tokens)
+
+
+def _copy(kept: _Kept, directory: Path) -> _Kept:
+    shutil.copytree(kept.directory, directory)
+    for path in (directory / "pyha.toml", *directory.glob("softhsm/*/softhsm2.conf")):
+        path.write_text(path.read_text().replace(str(kept.directory), str(directory)))
+    tokens = tuple(replace(token, conf=directory / token.conf.relative_to(kept.directory)) for token in kept.tokens)
+    return _Kept(directory, tokens)
+
+
+_kept_groups: dict[tuple[int, int, str], _Kept] = {}
+
+
 @pytest.fixture
-def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestGroup]:
+def group(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestGroup]:
     """A factory: `group(members=3, standby=0, isolation="process", unreplicable="refuse")` -> TestGroup."""
-    return _factory(tmp_path, monkeypatch)
+    return _factory(tmp_path, tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
-def group_of_module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., TestGroup]]:
+def group_of_module(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestGroup]:
     """The same for tests that can share one."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        yield _factory(tmp_path_factory.mktemp("groups"), monkeypatch)
+    return _factory(tmp_path_factory.mktemp("groups"), tmp_path_factory)
 
 
-def _factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TestGroup]:
-    hsm = SoftHSM(tmp_path / "softhsm")
+def _factory(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., TestGroup]:
     made = 0
 
     def make(
@@ -104,20 +137,19 @@ def _factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., T
     ) -> TestGroup:
         nonlocal made
         made += 1
-        tokens = tuple(hsm.token(f"{label}-{made}-{index}") for index in range(members + standby))
-        uris = [f"pkcs11:token={token.label}?module-path={token.module}" for token in tokens]
         directory = tmp_path / f"group-{made}"
-        directory.mkdir(mode=0o700)
-        conf = directory / "pyha.toml"
-        monkeypatch.setenv("TEST_PIN", tokens[0].pin)
-        environment = [f"{name}={value}" for name, value in tokens[0].environment.items()]
-        words = ["group", "create", label, *uris[:members], "--pin-source", "env:TEST_PIN", "--config", str(conf)]
-        words += [word for uri in uris[members:] for word in ("--standby", uri)]
-        words += [word for setting in environment for word in ("--environment", setting)]
-        assert main([*words, *arguments]) == 0
-        result = TestGroup(conf, module_path(), label, tokens[0].pin, tokens, directory / "log")
-        written = replace(config.load(str(conf)), log=f"file:{result.log}")
-        config_write.write(str(conf), config_write.render(written))
+        if arguments:
+            directory.mkdir(mode=0o700)
+            own = _create(directory, members, standby, label, arguments)
+        else:
+            key = (members, standby, label)
+            if key not in _kept_groups:
+                _kept_groups[key] = _create(tmp_path_factory.mktemp("kept"), members, standby, label)
+            own = _copy(_kept_groups[key], directory)
+        log = directory / "log"
+        result = TestGroup(directory / "pyha.toml", module_path(), label, own.tokens[0].pin, own.tokens, log)
+        written = replace(config.load(str(result.conf)), log=f"file:{log}")
+        config_write.write(str(result.conf), config_write.render(written))
         result.reconfigure(
             lambda settings: replace(settings, isolation=Isolation(isolation), unreplicable=Unreplicable(unreplicable))
         )
