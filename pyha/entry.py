@@ -31,6 +31,7 @@ class _Module:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.provider: Provider | None = None
+        self.complaint = ""  # said already, though an application may ask again and again
         self.codecs = _DEFAULT
         self.fork = lib.pyha_generation_of_fork()
 
@@ -57,7 +58,9 @@ def _initialize(module: _Module, values: list[Any]) -> int:
         try:
             groups, codecs = assemble(secure=bool(lib.pyha_is_secure()))
         except ConfigurationUnusable as reason:
-            log.log("error", str(reason))
+            if str(reason) != module.complaint:
+                log.log("error", str(reason))
+                module.complaint = str(reason)
             return ck.CKR_GENERAL_ERROR
         module.codecs = codecs
         module.provider = Provider(groups)
