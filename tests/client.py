@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
+from pathlib import Path
 from typing import Any, cast
 
 from pyha.cryptoki import constants as ck
@@ -318,11 +319,11 @@ def aes_key(of: Client, session: int, label: bytes = b"aes", token: bool = True)
 def helpers(label: str, members: Sequence[str] | None = None) -> dict[str, int]:
     """The helper processes of a group: member name -> pid, found by the title that they show."""
     found = {}
-    for entry in os.scandir("/proc"):
+    for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            words = open(f"/proc/{entry.name}/cmdline", "rb").read().split(b"\0")  # noqa: SIM115
+            words = (entry / "cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
         if not words[0].endswith(b"pyha-host"):
