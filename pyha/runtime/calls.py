@@ -10,7 +10,7 @@ from typing import Any
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.values import Out
-from pyha.runtime.binding import bind, handles_of, translated
+from pyha.runtime.binding import MECHANISMS_AT, bind, handles_of, translated
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
@@ -93,9 +93,10 @@ class SingleCall:
         self.index = -1
         self._group = group
         self._objects = Objects(group, function, values)
+        self._kind = kind_of(function, values)
 
     def choose(self, excluded: set[int]) -> int | None:
-        return choose(self._group, self._objects, excluded, self.function.route is Route.ANY)
+        return choose(self._group, self._objects, excluded, self.function.route is Route.ANY, self._kind)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         self.index = index
@@ -114,14 +115,20 @@ class SingleCall:
         return self._objects.unbind(connection)
 
 
-def choose(group: GroupRuntime, objects: Objects, excluded: set[int], spread: bool) -> int | None:
+def kind_of(function: Function, values: list[Any]) -> int:
+    """Which calls are of one kind, for the load to go round among them: same function, same mechanism."""
+    kind = function.index
+    for position in MECHANISMS_AT[kind]:
+        kind += values[position].type << 8
+    return kind
+
+
+def choose(group: GroupRuntime, objects: Objects, excluded: set[int], spread: bool, kind: int = 0) -> int | None:
     """The next member for a call with these objects: their home where they have one. Raises Unknown where that is
     gone, and the session object with it."""
-    if not objects.entries:
-        return group.choose(excluded, spread)
-    home = objects.home()
+    home = objects.home() if objects.entries else None
     if home is None:
-        return group.choose(excluded, spread)
+        return group.choose(excluded, spread, kind)
     if home in excluded or group.connections[home] is None:
         raise Unknown(ck.CKR_DEVICE_ERROR)
     return home

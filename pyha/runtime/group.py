@@ -89,7 +89,8 @@ class GroupRuntime:
         self.served = [0] * count
         self._means: dict[int, float] = {}
         # Short-lived processes that each make one signature shall not all begin with the same member.
-        self._turn = int.from_bytes(os.urandom(2))
+        self._first_turn = int.from_bytes(os.urandom(2))
+        self._turns: dict[int, int] = {}
         self._serving: tuple[int, ...] = ()
         self._serving_of: Group | None = None
         self._joining: Connection | None = None
@@ -215,8 +216,10 @@ class GroupRuntime:
 
     # -- load ---------------------------------------------------------------------------------------------------
 
-    def choose(self, excluded: set[int], spread: bool) -> int | None:
-        """The serving member for a call: the least busy (`spread`) or the primary; None where none is left."""
+    def choose(self, excluded: set[int], spread: bool, kind: int = 0) -> int | None:
+        """The serving member for a call: the least busy (`spread`) or the primary; None where none is left. `kind`:
+        calls of the same kind go round among equals by themselves, else a program that makes a signature, then random
+        bytes, then a signature would ask one of two members for every signature."""
         value = self.value
         if value is not self._serving_of:
             self._serving, self._serving_of = value.serving(), value
@@ -227,8 +230,8 @@ class GroupRuntime:
             return None
         if not spread or len(candidates) == 1:
             return candidates[0]
-        self._turn += 1
-        return least_busy(candidates, self.loads, self._turn)
+        turn = self._turns[kind] = self._turns.get(kind, self._first_turn) + 1
+        return least_busy(candidates, self.loads, turn)
 
     def weight(self, function: Function) -> float:
         """Seconds that a call of this function takes of late."""

@@ -5,6 +5,7 @@ Source: SEMANTICS.md section 2 ("housekeeping uses real sessions of its own"); R
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from pyha.abi.info import unpack_session_info
 from pyha.cryptoki import constants as ck
@@ -47,10 +48,21 @@ def sure_session(connection: Connection, deadline: float) -> int:
             raise SearchFailed(rv)
         if connection.clock() >= deadline:
             raise MemberLost("its sessions are gone as soon as they are opened")
-    if connection.logged_in is not None and unpack_session_info(results[1]).state in _PUBLIC_STATES:
+    try:
+        _expect_login(connection, (rv, results))
+    except SearchFailed:
         connection.discard(session, deadline)
-        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+        raise
     return session
+
+
+def _expect_login(connection: Connection, session_info: tuple[int, list[Any]]) -> None:
+    """`session_info`: the answer to C_GetSessionInfo. Raises SearchFailed where the login that we believe in is not
+    there."""
+    rv, results = session_info
+    _expect(rv)
+    if connection.logged_in is not None and unpack_session_info(results[1]).state in _PUBLIC_STATES:
+        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
 
 
 class SearchFailed(Exception):
@@ -77,6 +89,8 @@ def search(connection: Connection, session: int, template: Template, deadline: f
         _expect(rv)
     finally:
         connection.catalogue.leave()
+    # Afterwards: a member that lost its login on the way found less, and said CKR_OK.
+    _expect_login(connection, connection.call("C_GetSessionInfo", deadline, session, None))
     return found
 
 

@@ -14,7 +14,7 @@ from pyha.cryptoki.functions import Function, Operation, Route
 from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
 from pyha.cryptoki.verdicts import ENDS_NO_OPERATION, Verdict, verdict
 from pyha.ha.journal import Entry, Journal, fingerprint
-from pyha.runtime.calls import Objects, Unknown, asks_size, choose
+from pyha.runtime.calls import Objects, Unknown, asks_size, choose, kind_of
 from pyha.runtime.failover import Abandoned, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
@@ -84,6 +84,7 @@ class OperationCall:
         self._group = group
         self._session = session
         self._objects = Objects(group, function, values)
+        self._kind = kind_of(function, values)
         self._last_rv = ck.CKR_OK
         self._refused = False
 
@@ -97,7 +98,7 @@ class OperationCall:
             return place.index
         if not self._movable():
             raise Abandoned(ck.CKR_DEVICE_ERROR)
-        return choose(self._group, self._objects, excluded, spread=True)
+        return choose(self._group, self._objects, excluded, True, self._kind)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         place = self._session.place
