@@ -8,7 +8,7 @@ from tests.integration.conftest import TestGroup
 from tests.native_tools import NATIVE, compile_c
 from tests.softhsm import MODULE
 
-Fault = IntEnum("Fault", "ANSWER AFTER ALWAYS CRASH HANG SESSIONS LOGOUT POISON", start=0)
+Fault = IntEnum("Fault", "ANSWER AFTER ALWAYS CRASH HANG SESSIONS LOGOUT POISON SUBSTITUTE", start=0)
 """As in faulty.c, where each is said."""
 
 
@@ -23,10 +23,10 @@ class Faulty:
         for index, plan in enumerate(self._plans):
             group.put_module(index, str(output), {"FAULTY_MODULE": MODULE, "FAULTY_PLAN": str(plan)})
 
-    def plan(self, index: int, function: str, fault: Fault, value: int = 0) -> None:
-        """The member's next call of this function meets the fault."""
+    def plan(self, index: int, function: str, fault: Fault, value: int = 0, skip: int = 0) -> None:
+        """The member's next call of this function meets the fault, after `skip` calls that do not."""
         whole = self._plans[index].with_suffix(".new")
-        whole.write_text(f"{BY_NAME[function].index} {fault.value} {value}\n")
+        whole.write_text(f"{BY_NAME[function].index} {fault.value} {value} {skip}\n")
         whole.rename(self._plans[index])
 
     def everywhere(self, function: str, fault: Fault, value: int = 0) -> None:

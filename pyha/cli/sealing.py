@@ -1,7 +1,7 @@
 """The backup of a group's domain keys, sealed to an RSA public key.
 
 A JSON file: what it is of, and the AES domain keys' values encrypted by RSA-OAEP (SHA-256) to the key that
-`--backup-to` names. Only the holder of the private key can open it. Imports `cryptography`, which the module never does.
+`--backup-to` names. Only the holder of the private key can open it. Imports `cryptography`, as the module never does.
 
 Source: SEMANTICS.md section 5.
 """

@@ -166,7 +166,7 @@ def _wrapped_now(
                 shown[ck.CKA_VALUE_LEN] = ulong(length)
             present = _present(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
             template = restated_template(present, changes, object_class, key_type)
-            wrapped = wrap(group, connection, session, real, shown, template, deadline)
+            wrapped = wrap(group, connection, session, real, shown, template, None, deadline)
         return ck.CKR_OK, record_of(group, wrapped, entry.identity)
 
     def unbind(connection: Connection) -> None:

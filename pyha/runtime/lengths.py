@@ -14,9 +14,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import read_attributes
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
-
-_INTEGRITY = 8
-"""Bytes that AES key wrapping puts in front."""
+from pyha.runtime.publishing import AES_WRAP_OVERHEAD
 
 
 def key_length(
@@ -55,7 +53,7 @@ def _find_out(
     rv, results = connection.call("C_WrapKey", deadline, session, mechanism, handles.wrapping, real, Out(4096))
     if rv != ck.CKR_OK:
         return None
-    length = len(results[4][1]) - _INTEGRITY
+    length = len(results[4][1]) - AES_WRAP_OVERHEAD
     # Some modules pad. A key that was published has a check value, and where it does not fit a record.
     fits = length in lengths if lengths else bool(shown.get(ck.CKA_CHECK_VALUE))
     return length if fits else None

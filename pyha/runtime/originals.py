@@ -6,7 +6,6 @@ that session destroys them. If that member is lost before anything was published
 Source: SEMANTICS.md section 5.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -29,15 +28,23 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
-from pyha.runtime.proving import CheckValue, Proof, agreement, can_agree, public_proof
-from pyha.runtime.publishing import Wrapped, prove_copy, publish, unwrap, wrap
+from pyha.runtime.proving import (
+    CheckValue,
+    Proof,
+    agreement,
+    can_agree,
+    computed_check_value,
+    encrypts_for_check_value,
+    public_proof,
+)
+from pyha.runtime.publishing import Wrapped, prove_copy, publish, require_wrapping, unwrap, wrap
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
 
-Shown = Mapping[int, bytes]
+Shown = dict[int, bytes]
 
 
 def publish_originals(
@@ -127,8 +134,11 @@ def _prepare(
             public = shown
             continue
         template = published_template(part.asked, shown)
-        prepared.wrapped = wrap(group, connection, session, real, shown, template, deadline)
+        require_wrapping(shown)
         prepared.proof = _proof(call, values, parts, real, shown, {**shown, **public}, deadline)
+        if isinstance(prepared.proof, CheckValue):
+            shown[ck.CKA_CHECK_VALUE] = prepared.proof.check_value
+        prepared.wrapped = wrap(group, connection, session, real, shown, template, prepared.proof, deadline)
         prepared.key = _identity(shown, part, public)
     return prepared
 
@@ -160,27 +170,30 @@ def _proof(
     deadline: float,
 ) -> Proof:
     """How copies of this original are proved. Raises Unreplicable, MemberLost, SearchFailed."""
+    connection, session = call.connection, call.real_session
+    assert connection is not None
     key_type = number(shown[ck.CKA_KEY_TYPE]) or 0
+
+    def able(usage: int) -> int:
+        """The original, or another one from the same call, that may be used so."""
+        if call.function.random or shown.get(usage) == b"\1":
+            return real
+        rv, results = call.again(_original_values(values, parts, (Attribute(usage, b"\1"),)), deadline)
+        if rv != ck.CKR_OK:
+            raise Unreplicable("a copy of such a key cannot be proved")
+        return int(results[parts[0].result])
+
     if number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY:
         check_value = shown.get(ck.CKA_CHECK_VALUE)
         if not check_value:
-            raise Unreplicable("the module tells no check value, so that a copy cannot be proved")
+            key = able(ck.CKA_ENCRYPT) if encrypts_for_check_value(key_type) else real
+            check_value = computed_check_value(connection, session, key, key_type, deadline)
+        if not check_value:
+            raise Unreplicable("there is no check value, by which a copy is proved")
         return CheckValue(check_value)
-    by_public = public_proof(key_type, public)
-    if by_public is not None:
-        return by_public
-    proof = None
-    if can_agree(key_type) and call.connection is not None:
-        derives = _original_values(values, parts, (Attribute(ck.CKA_DERIVE, b"\1"),))
-        # A generated pair's public half says no word of deriving in some modules.
-        if len(parts) == 1 and not call.function.random:
-            rv, results = call.again(derives, deadline)
-            witness = results[parts[0].result] if rv == ck.CKR_OK else None
-        else:
-            witness = real
-        if witness is not None:
-            connection, session = call.connection, call.real_session
-            proof = agreement(connection, session, witness, key_type, shown, deadline)
+    proof: Proof | None = public_proof(key_type, public)
+    if proof is None and can_agree(key_type):
+        proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline)
     if proof is None:
         raise Unreplicable("a copy of such a private key cannot be proved")
     return proof

@@ -112,6 +112,39 @@ class Agreement:
         return _agree(connection, session, copy, self.parameter, deadline) == self.agreed
 
 
+_ZERO_BLOCK: dict[int, tuple[int, int]] = {
+    ck.CKK_AES: (ck.CKM_AES_ECB, 16),
+    ck.CKK_DES: (ck.CKM_DES_ECB, 8),
+    ck.CKK_DES2: (ck.CKM_DES3_ECB, 8),
+    ck.CKK_DES3: (ck.CKM_DES3_ECB, 8),
+}
+"""Key type -> mechanism and block (bytes) whose encryption begins with the key's check value (section 4.8.2)."""
+_CHECK_VALUE = 3
+
+
+def encrypts_for_check_value(key_type: int) -> bool:
+    """Whether a key of this type must encrypt for its check value to be computed; else it is digested."""
+    return key_type in _ZERO_BLOCK
+
+
+def computed_check_value(connection: Connection, session: int, key: int, key_type: int, deadline: float) -> bytes:
+    """The check value of a secret key (real handle) that its module does not tell: the encryption of a block of zeros,
+    or for a key of no cipher SHA-1 over its value, three bytes; empty where the module does neither. Raises
+    MemberLost."""
+    if key_type in _ZERO_BLOCK:
+        mechanism, block = _ZERO_BLOCK[key_type]
+        if connection.call("C_EncryptInit", deadline, session, Mechanism(mechanism), key)[0] != ck.CKR_OK:
+            return b""
+        rv, results = connection.call("C_Encrypt", deadline, session, bytes(block), Out(64))
+        return bytes(results[2][1][:_CHECK_VALUE]) if rv == ck.CKR_OK else b""
+    if connection.call("C_DigestInit", deadline, session, Mechanism(ck.CKM_SHA_1))[0] != ck.CKR_OK:
+        return b""
+    if connection.call("C_DigestKey", deadline, session, key)[0] != ck.CKR_OK:
+        return b""
+    rv, results = connection.call("C_DigestFinal", deadline, session, Out(64))
+    return bytes(results[1][1][:_CHECK_VALUE]) if rv == ck.CKR_OK else b""
+
+
 def public_proof(key_type: int, public: Mapping[int, bytes]) -> Signature | None:
     """The proof by this public key; None where it is not whole, or keys of this type do not sign."""
     row = KEY_TYPES.get(key_type)

@@ -29,24 +29,33 @@ _BLOB_ROOM = 16384
 
 @dataclass(frozen=True, slots=True)
 class Wrapped:
-    """A key on its way. `template`: of the object to be. `shown`: attributes read from the original."""
+    """A key on its way. `template`: of the object to be. `shown`: attributes read from the original. `length`: of a
+    secret key's value, bytes, where it is known."""
 
     domain: DomainKey
     mechanism: int
     blob: bytes
     template: Template
     shown: Mapping[int, bytes]
+    length: int | None
 
     @property
     def value_length(self) -> int | None:
-        """Bytes of a secret key."""
-        return number(self.shown.get(ck.CKA_VALUE_LEN)) or None
+        """Bytes of a secret key, where it is known."""
+        return self.length if number(self.shown.get(ck.CKA_CLASS)) == ck.CKO_SECRET_KEY else None
 
     @property
     def recorded(self) -> bool:
         """Whether it has an escrow record: it must not leave, or its length would be known to nobody."""
         stays = value_of(self.template, ck.CKA_EXTRACTABLE) != b"\1"
         return stays or self.mechanism == ck.CKM_RSA_PKCS_OAEP
+
+
+def require_wrapping(shown: Mapping[int, bytes]) -> None:
+    """Raises Unreplicable for a key of a kind that no wrapping gives back. `shown`: attributes of the original."""
+    object_class, key_type = number(shown.get(ck.CKA_CLASS)) or 0, number(shown.get(ck.CKA_KEY_TYPE)) or 0
+    if object_class != ck.CKO_SECRET_KEY and wrapping_for(object_class, key_type) is None:
+        raise Unreplicable("no wrapping gives back exactly such a key")
 
 
 def wrap(
@@ -56,16 +65,42 @@ def wrap(
     original: int,
     shown: Mapping[int, bytes],
     template: Template,
+    proof: Proof | None,
     deadline: float,
 ) -> Wrapped:
-    """Wrap the original (real handle, with the attributes `shown`) for the object that `template` makes. Raises
-    Unreplicable, MemberLost, SessionRefused."""
+    """Wrap the original (real handle, with the attributes `shown`) for the object that `template` makes. A secret key
+    whose length the module does not tell needs a `proof`, to find out which wrapping keeps it. Raises Unreplicable,
+    MemberLost, SessionRefused, SearchFailed."""
     object_class, key_type = number(shown.get(ck.CKA_CLASS)) or 0, number(shown.get(ck.CKA_KEY_TYPE)) or 0
-    mechanism = wrapping_for(object_class, key_type, number(shown.get(ck.CKA_VALUE_LEN)))
-    if mechanism is None:
-        raise Unreplicable("no wrapping gives back exactly such a key")
     if value_of(template, ck.CKA_WRAP_WITH_TRUSTED) == b"\1":
         raise Unreplicable("it may be wrapped by trusted keys only, and the domain keys are none")
+    mechanism = wrapping_for(object_class, key_type, number(shown.get(ck.CKA_VALUE_LEN)) or None)
+    if mechanism is not None:
+        return _wrap_by(group, connection, session, mechanism, original, shown, template, deadline)
+    if object_class != ck.CKO_SECRET_KEY or proof is None:
+        raise Unreplicable("no wrapping gives back exactly such a key")
+    failure = Unreplicable("no wrapping gives back exactly such a key")
+    for mechanism in (ck.CKM_AES_KEY_WRAP, ck.CKM_RSA_PKCS_OAEP):
+        try:
+            wrapped = _wrap_by(group, connection, session, mechanism, original, shown, template, deadline)
+        except Unreplicable as reason:
+            failure = reason
+            continue
+        if _gives_back(group, connection, session, wrapped, proof, deadline):
+            return wrapped
+    raise failure
+
+
+def _wrap_by(
+    group: GroupRuntime,
+    connection: Connection,
+    session: int,
+    mechanism: int,
+    original: int,
+    shown: Mapping[int, bytes],
+    template: Template,
+    deadline: float,
+) -> Wrapped:
     domain = domain_for(template)
     if mechanism == ck.CKM_RSA_PKCS_OAEP:
         domain = rsa_of(domain)
@@ -78,7 +113,15 @@ def wrap(
         if not connection.alive(deadline):
             raise MemberLost(f"C_WrapKey answered {rv_name(rv)} and the probe failed")
         raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}")
-    return Wrapped(domain, mechanism, results[4][1], template, shown)
+    blob: bytes = results[4][1]
+    length = number(shown.get(ck.CKA_VALUE_LEN)) or None
+    if length is None and mechanism == ck.CKM_AES_KEY_WRAP:
+        length = len(blob) - AES_WRAP_OVERHEAD
+    return Wrapped(domain, mechanism, blob, template, shown, length)
+
+
+AES_WRAP_OVERHEAD = 8
+"""Bytes that CKM_AES_KEY_WRAP puts in front of a key's value."""
 
 
 def publish(
@@ -131,18 +174,30 @@ def prove_copy(
 ) -> int:
     """The CK_RV of unwrapping a session copy with all that its proof needs, on `session`. Raises Unreplicable where it
     is not the key, MemberLost, SearchFailed, SessionRefused."""
-    template = (
-        Attribute(ck.CKA_TOKEN, b"\0"),
-        *(
-            Attribute(each.type, b"\1") if each.type == proof.needs else each
-            for each in wrapped.template
-            if each.type not in _HINDERS_PROOF
-        ),
-    )
-    rv, copy = unwrap(group, connection, session, wrapped, template, deadline)
+    rv, copy = unwrap(group, connection, session, wrapped, _for_proof(wrapped.template, proof), deadline)
     if rv == ck.CKR_OK and not proof.holds(connection, session, copy, deadline):
         raise _unproved(group, index)
     return rv
+
+
+def _for_proof(template: Template, proof: Proof) -> Template:
+    """The template of a session copy that can be put to the proof."""
+    return (
+        Attribute(ck.CKA_TOKEN, b"\0"),
+        *(
+            Attribute(each.type, b"\1") if each.type == proof.needs else each
+            for each in template
+            if each.type not in _HINDERS_PROOF
+        ),
+    )
+
+
+def _gives_back(
+    group: GroupRuntime, connection: Connection, session: int, wrapped: Wrapped, proof: Proof, deadline: float
+) -> bool:
+    """Whether unwrapping gives the very key again, tried on the original's own session."""
+    rv, copy = unwrap(group, connection, session, wrapped, _for_proof(wrapped.template, proof), deadline)
+    return rv == ck.CKR_OK and proof.holds(connection, session, copy, deadline)
 
 
 def _unproved(group: GroupRuntime, index: int) -> Unreplicable:

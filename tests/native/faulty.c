@@ -2,7 +2,8 @@
  * Another PKCS #11 module that misbehaves on request: a member for tests.
  *
  * FAULTY_MODULE names the module behind. FAULTY_PLAN names a file that is looked at before every call; while it says
- * "index fault value" the call at that place of the function list meets the fault. What fires once removes the file.
+ * "index fault value skip" the call at that place of the function list meets the fault, after `skip` that do not. What
+ * fires once removes the file.
  * Knows nothing of a call but its words: at most eight are handed on, which is right on LP64.
  */
 #define _GNU_SOURCE
@@ -28,6 +29,7 @@ enum fault {
     SESSIONS, /* all sessions of the token are closed before the call, once */
     LOGOUT,   /* the token is logged out before the call, once */
     POISON,   /* dies, every time, of a call whose first bytes are "POISON" */
+    SUBSTITUTE, /* C_UnwrapKey gets what an earlier C_UnwrapKey got, if it is as long: another key, once */
 };
 
 static function behind[COUNT];
@@ -39,12 +41,34 @@ static int planned(int index, int *fault, word *value)
 {
     const char *plan = getenv("FAULTY_PLAN");
     FILE *file = plan ? fopen(plan, "re") : NULL;
-    int at = -1, good;
+    static int skipped;
+    int at = -1, skip = 0, good;
     if (!file)
         return 0;
-    good = fscanf(file, "%d %d %lu", &at, fault, value) == 3 && at == index;
+    good = fscanf(file, "%d %d %lu %d", &at, fault, value, &skip) >= 3 && at == index;
     fclose(file);
+    if (good && skipped < skip) {
+        skipped++;
+        return 0;
+    }
+    if (good)
+        skipped = 0;
     return good && (*fault == ALWAYS || *fault == POISON || unlink(plan) == 0);
+}
+
+/* The wrapped keys of the latest two C_UnwrapKey. */
+static struct {
+    word size;
+    unsigned char bytes[8192];
+} unwrapped[2];
+
+static void remember(int index, word blob, word size)
+{
+    if ((void *)behind[index] != (void *)real->C_UnwrapKey || size > sizeof unwrapped[0].bytes)
+        return;
+    unwrapped[0] = unwrapped[1];
+    unwrapped[1].size = size;
+    memcpy(unwrapped[1].bytes, (const void *)blob, size);
 }
 
 static CK_RV call(int index, word a, word b, word c, word d, word e, word f, word g, word h)
@@ -53,6 +77,7 @@ static CK_RV call(int index, word a, word b, word c, word d, word e, word f, wor
     int fault;
     word value;
 
+    remember(index, d, e);
     if (!planned(index, &fault, &value))
         return behind[index](a, b, c, d, e, f, g, h);
     switch ((enum fault)fault) {
@@ -78,6 +103,10 @@ static CK_RV call(int index, word a, word b, word c, word d, word e, word f, wor
     case POISON:
         if (c >= 6 && memcmp((const void *)b, "POISON", 6) == 0)
             raise(SIGSEGV);
+        break;
+    case SUBSTITUTE:
+        if (unwrapped[0].size == e)
+            d = (word)unwrapped[0].bytes;
         break;
     }
     return behind[index](a, b, c, d, e, f, g, h);
