@@ -1,0 +1,54 @@
+"""What a suite is made of: named steps, as data.
+
+Knows nothing of targets, nor of how a step is run. A suite is a `Suite`; its steps are command lines, or functions
+where a server has to be led, and they are the same for every target. Command lines see the target in their variables:
+$MODULE, $TOKEN (label), $PIN, $SO_PIN, $SERIAL, $SLOT (id).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from conformance.scene import Scene
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that a client does.
+
+    `does`: a shell line, or a function of the scene that gives lines (and raises `Failed`). `keep`: lines of the output
+    that are compared, as a regular expression searched in each; "" keeps none, None all. `hide`: a regular expression
+    for what is random in them, the value of a signature say. `changes`: makes, changes or deletes objects. `fails`: why it
+    fails on plain SoftHSM, where it does. `limit`: seconds after which it hangs. `spared`: no member is lost by plan, as the
+    step needs all of them, or says itself when one is lost (`Scene.lose_member`). `blocks`: the output is a list of things
+    in any order, each with indented lines below.
+    """
+
+    name: str
+    does: "str | Callable[[Scene], Sequence[str]]"
+    keep: str | None = None
+    hide: str = ""
+    changes: bool = False
+    fails: str = ""
+    limit: float = 60.0
+    spared: bool = False
+    blocks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`: what has to be
+    installed. `files`: name -> text, put into the scratch directory, with $MODULE and the like filled in.
+    `environment`: the same for variables."""
+
+    name: str
+    steps: Sequence[Step]
+    programs: tuple[str, ...] = ()
+    imports: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class Failed(Exception):
+    """A step of a function went wrong. `str()`: lines for the result."""
