@@ -275,14 +275,18 @@ class GroupRuntime:
         """
         if self.user is None or connection.logged_in == self.user:
             return True
-        try:
-            with connection.logging_in(deadline):
-                user, pin = self.user, self.pin
-                if user is not None and connection.logged_in != user:
-                    self._log_in(index, connection, user, pin, deadline, present)
-        except (LoginRefused, PinUnavailable) as refusal:
-            self.lost(index, connection.generation, str(refusal))
-            return False
+        with connection.logging_in(deadline):
+            user, pin = self.user, self.pin
+            if user is None or connection.logged_in == user:
+                return True
+            if self.connections[index] is not connection:
+                return False
+            try:
+                self._log_in(index, connection, user, pin, deadline, present)
+            except (LoginRefused, PinUnavailable) as refusal:
+                # Before anybody else gets in: who waits for this login would only try the same PIN again.
+                self.lost(index, connection.generation, str(refusal))
+                return False
         return True
 
     def _log_in(self, index: int, connection: Connection, user: int, pin: Any, deadline: float, present: bool) -> None:
