@@ -5,7 +5,7 @@ BIN := .venv/bin
 PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev opensc openssl p11-kit \
             python3 python3-dev python3-venv softhsm2
 
-.PHONY: help demo test check build clean
+.PHONY: help demo test check bench build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,6 +20,9 @@ check: .stamps/venv build ## ruff, its format, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: build .stamps/bench ## the virtual slot's speed beside SoftHSM's and p11-kit's; tables and plots in build/bench
+	$(BIN)/python -m conformance.bench $(BENCH)
 
 build: .stamps/venv ## build/pyha-pkcs11.so and build/pyha-host
 	@$(BIN)/python build_shim.py
@@ -60,4 +63,8 @@ export EMBEDDABLE
 	test -n "$$python" || { echo "No Python 3.11 or newer with a shared libpython and its headers was found." >&2; exit 1; }; \
 	test -x $(BIN)/python || $$python -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+.stamps/bench: pyproject.toml .stamps/venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[bench]'
 	@touch $@
