@@ -27,9 +27,10 @@ from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.making import identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
+from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.publishing import write_records
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
+from pyha.runtime.steps import Placed, on_each, step
 
 
 def change(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:

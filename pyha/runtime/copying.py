@@ -11,7 +11,7 @@ from pyha.cryptoki.attributes import is_attribute_array
 from pyha.cryptoki.functions import BY_NAME
 from pyha.cryptoki.keys import settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Query, Template
-from pyha.ha.identity import Identity, number, ulong
+from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of
 from pyha.ha.replication import KEY_CLASSES, restated_template, stays_extractable, value_of, wants_token
 from pyha.runtime import escrow
@@ -23,8 +23,18 @@ from pyha.runtime.housekeeping import housekeeping, read_attributes
 from pyha.runtime.lengths import key_length
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
-from pyha.runtime.publishing import record_of, wrap, write_records
-from pyha.runtime.steps import Placed, Unreplicable, step
+from pyha.runtime.outcomes import Unreplicable
+from pyha.runtime.proving import (
+    Proof,
+    agreement,
+    can_agree,
+    check_value_proof,
+    computed_check_value,
+    encrypts_for_check_value,
+    public_proof,
+)
+from pyha.runtime.publishing import gives_back, record_of, wrap, write_records
+from pyha.runtime.steps import Placed, step
 
 _SOURCE = (
     ck.CKA_CLASS,
@@ -166,13 +176,50 @@ def _wrapped_now(
                 shown[ck.CKA_VALUE_LEN] = ulong(length)
             present = _present(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
             template = restated_template(present, changes, object_class, key_type)
-            wrapped = wrap(group, connection, session, real, shown, template, None, deadline)
+        # On a session of its own, because the proof leaves session objects.
+        session = connection.open_session(deadline)
+        try:
+            proof = _proof(connection, session, real, shown, value_of(present, ck.CKA_ENCRYPT), entry, deadline)
+            wrapped = wrap(group, connection, session, real, shown, template, proof, deadline)
+            if not gives_back(group, connection, session, wrapped, proof, deadline):
+                raise Unreplicable("what wrapping it gives back is not proved to be the same key")
+        finally:
+            connection.discard(session, deadline)
         return ck.CKR_OK, record_of(group, wrapped, entry.identity)
 
     def unbind(connection: Connection) -> None:
         group.objects.unbind(connection, entry.handle)
 
     return step(group, index, connection, "C_WrapKey", attempt, unbind)[1]
+
+
+def _proof(
+    connection: Connection,
+    session: int,
+    real: int,
+    shown: dict[int, bytes],
+    encrypts: bytes | None,
+    entry: Entry,
+    deadline: float,
+) -> Proof:
+    """How a copy of a key that is there already is proved. Raises Unreplicable, MemberLost, SearchFailed."""
+    key_type = entry.identity.key_type or 0
+    if entry.identity.object_class == ck.CKO_SECRET_KEY:
+        check_value = b""
+        if flag(encrypts) or not encrypts_for_check_value(key_type):
+            check_value = computed_check_value(connection, session, real, key_type, deadline)
+        proof = check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
+        shown[ck.CKA_CHECK_VALUE] = proof.check_value
+        return proof
+    known = dict(entry.identity.attributes)
+    if entry.identity.twin:
+        known[ck.CKA_EC_POINT] = entry.identity.twin
+    found: Proof | None = public_proof(key_type, known)
+    if found is None and can_agree(key_type):
+        found = agreement(connection, session, real, key_type, known, deadline)
+    if found is None:
+        raise Unreplicable("a copy of such a private key cannot be proved")
+    return found
 
 
 def _present(connection: Connection, session: int, real: int, wanted: tuple[int, ...], deadline: float) -> Template:

@@ -27,8 +27,9 @@ from pyha.runtime.housekeeping import housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.originals import identity_of_made, publish_originals
+from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
+from pyha.runtime.steps import Placed, on_each, step
 
 UNREPLICABLE_RV = ck.CKR_KEY_NOT_WRAPPABLE
 """What the application gets where a key cannot be on every member and the group refuses such keys: it names the

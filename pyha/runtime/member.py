@@ -282,10 +282,13 @@ class Connection:
             if self._anchor:
                 if self.logged_in is not None:
                     self.call("C_Logout", deadline, self._anchor)
-                self.call("C_CloseAllSessions", deadline, self.slot)
+                if self._resident.users == 1 and self._resident.ours:
+                    self.call("C_CloseAllSessions", deadline, self.slot)
+                    self._idle.clear()
+                    self._anchor = 0
+                self.forget_anchor(deadline)  # the token's other sessions are somebody else's
+            self.drop_idle(deadline)
             self.logged_in = None
-            self._anchor = 0
-            self._idle.clear()
             self.forget_objects()
 
     # -- health and login ---------------------------------------------------------------------------------------

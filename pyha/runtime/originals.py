@@ -28,18 +28,20 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.proving import (
     CheckValue,
     Proof,
     agreement,
     can_agree,
+    check_value_proof,
     computed_check_value,
     encrypts_for_check_value,
     public_proof,
 )
 from pyha.runtime.publishing import Wrapped, prove_copy, publish, require_wrapping, unwrap, wrap
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
+from pyha.runtime.steps import Placed, on_each, step
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -184,13 +186,12 @@ def _proof(
         return int(results[parts[0].result])
 
     if number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY:
-        check_value = shown.get(ck.CKA_CHECK_VALUE)
-        if not check_value:
+        check_value = b""
+        if not call.function.random:
+            # Modules leave it empty after C_UnwrapKey, and show that of another key after C_DeriveKey.
             key = able(ck.CKA_ENCRYPT) if encrypts_for_check_value(key_type) else real
             check_value = computed_check_value(connection, session, key, key_type, deadline)
-        if not check_value:
-            raise Unreplicable("there is no check value, by which a copy is proved")
-        return CheckValue(check_value)
+        return check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
     proof: Proof | None = public_proof(key_type, public)
     if proof is None and can_agree(key_type):
         proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline)

@@ -18,6 +18,7 @@ from pyha.cryptoki.values import Attribute, Mechanism, Out, Parameter, Region, T
 from pyha.ha.identity import ulong
 from pyha.runtime.housekeeping import boolean, make, read_attributes
 from pyha.runtime.member import Connection
+from pyha.runtime.outcomes import Unreplicable
 
 _MESSAGE = bytes(range(20))
 _SIGNATURE_ROOM = 4096
@@ -110,6 +111,13 @@ class Agreement:
     def holds(self, connection: Connection, session: int, copy: int, deadline: float) -> bool:
         """As `Proof` has it."""
         return _agree(connection, session, copy, self.parameter, deadline) == self.agreed
+
+
+def check_value_proof(check_value: bytes | None) -> CheckValue:
+    """The proof by this check value. Raises Unreplicable where there is none."""
+    if not check_value:
+        raise Unreplicable("there is no check value, by which a copy is proved")
+    return CheckValue(check_value)
 
 
 _ZERO_BLOCK: dict[int, tuple[int, int]] = {

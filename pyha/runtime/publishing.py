@@ -21,8 +21,9 @@ from pyha.runtime.admission import domain_handles
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import destroy, make
 from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.proving import Proof
-from pyha.runtime.steps import Placed, Refusal, Unreplicable, on_each, step
+from pyha.runtime.steps import Placed, on_each, step
 
 _BLOB_ROOM = 16384
 
@@ -86,7 +87,7 @@ def wrap(
         except Unreplicable as reason:
             failure = reason
             continue
-        if _gives_back(group, connection, session, wrapped, proof, deadline):
+        if gives_back(group, connection, session, wrapped, proof, deadline):
             return wrapped
     raise failure
 
@@ -192,7 +193,7 @@ def _for_proof(template: Template, proof: Proof) -> Template:
     )
 
 
-def _gives_back(
+def gives_back(
     group: GroupRuntime, connection: Connection, session: int, wrapped: Wrapped, proof: Proof, deadline: float
 ) -> bool:
     """Whether unwrapping gives the very key again, tried on the original's own session."""

@@ -22,7 +22,8 @@ from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.lengths import key_length
 from pyha.runtime.member import MemberLost
 from pyha.runtime.objects import Entry
-from pyha.runtime.steps import Refusal, step
+from pyha.runtime.outcomes import Refusal
+from pyha.runtime.steps import step
 
 _KEYS = (ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY, ck.CKO_PUBLIC_KEY)
 

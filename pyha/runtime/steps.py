@@ -18,20 +18,9 @@ from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import destroy, housekeeping
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.outcomes import Refusal
 
 T = TypeVar("T")
-
-
-class Unreplicable(Exception):
-    """The key cannot be on every member: one phrase says why."""
-
-
-class Refusal(Exception):
-    """A member refused a step with a CK_RV that the application gets. Everything has been taken back."""
-
-    def __init__(self, rv: int, what: str) -> None:
-        super().__init__(f"{what}: {rv_name(rv)}")
-        self.rv = rv
 
 
 class _Step:
