@@ -70,7 +70,7 @@ def stage(group: Group, tmp_path: Path) -> Any:
 
 def with_deadline(group: Group, tmp_path: Path, seconds: float, label: str) -> tuple[TestGroup, Faulty]:
     made = group(label=label)
-    made.reconfigure(lambda settings: replace(settings, deadline=seconds, slow_deadline=60.0))
+    made.reconfigure(lambda settings: replace(settings, deadline=seconds, slow_deadline=max(60.0, seconds)))
     return made, Faulty(made, tmp_path)
 
 
@@ -441,3 +441,75 @@ def test_sixteen_threads_while_helpers_are_killed_one_after_another(group: Group
     for _, digest, signature in lines:
         assert verifies(key, bytes.fromhex(signature), bytes.fromhex(digest))
     assert lost(made) == [0, 1]
+
+
+# The end, with calls inside
+
+
+def test_finalize_lets_go_who_is_inside_a_hung_call(group: Group, tmp_path: Path) -> None:
+    made, faulty = with_deadline(group, tmp_path, 600.0, "hung")
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of("hung"))
+        faulty.everywhere("C_Digest", Fault.HANG)
+        assert app.start("Digest", session, ck.CKM_SHA256) == OK
+        answers: list[int] = []
+        inside = threading.Thread(target=lambda: answers.append(app.out("Digest", session, b"x")[0]))
+        inside.start()
+        while len(faulty.waiting()) == 3:
+            assert inside.is_alive()
+        assert app.finalize() == OK
+        inside.join(60)
+        assert answers == [ck.CKR_CRYPTOKI_NOT_INITIALIZED]
+        assert not helpers("hung")
+        assert not lost(made)  # nobody was: it was us who left
+        faulty.clear()
+        assert app.initialize() == OK
+        assert app.random(app.open(app.slot_of("hung"))[1])[0] == OK
+
+
+def test_finalize_while_a_member_is_being_connected(group: Group, tmp_path: Path) -> None:
+    made, faulty = with_deadline(group, tmp_path, 600.0, "joining")
+    with client(made.module, made.environment) as app:
+        faulty.plan(0, "C_GetSlotList", Fault.HANG)
+        slot = app.slot_of("joining")
+        answers: list[int] = []
+        inside = threading.Thread(target=lambda: answers.append(app.open(slot)[0]))
+        inside.start()
+        while faulty.waiting():
+            assert inside.is_alive()
+        assert app.finalize() == OK
+        inside.join(60)
+        assert answers == [ck.CKR_CRYPTOKI_NOT_INITIALIZED]
+        assert not helpers("joining")
+
+
+def test_closing_and_logging_out_while_others_work(stage: Stage) -> None:
+    app, session = stage.application, stage.session
+    _, private = ec_pair(app, session)
+    allowed = {OK, ck.CKR_SESSION_HANDLE_INVALID, ck.CKR_OPERATION_NOT_INITIALIZED, ck.CKR_KEY_HANDLE_INVALID}
+    answers: set[int] = set()
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            own = app.open(stage.slot)[1]
+            answers.add(app.sign(own, ck.CKM_ECDSA, private, bytes(32))[0])
+            answers.add(app.find(own, {ck.CKA_LABEL: b"ec"})[0])
+
+    workers = [threading.Thread(target=work) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for _ in range(15):
+        answers.add(app.close_all(stage.slot))
+        answers.add(app.open(stage.slot)[0])
+    stop.set()
+    for worker in workers:
+        worker.join(60)
+        assert not worker.is_alive()
+    assert answers <= allowed | {ck.CKR_USER_NOT_LOGGED_IN}, [hex(each) for each in answers]
+    fresh = app.logged_in(stage.slot)
+    assert (
+        app.sign(fresh, ck.CKM_ECDSA, app.find(fresh, {ck.CKA_LABEL: b"ec", ck.CKA_SIGN: True})[1][0], bytes(32))[0]
+        == OK
+    )
+    assert not lost(stage.made)

@@ -1,6 +1,8 @@
 """The virtual slot as an application sees it: slot and token, sessions and their rules, handles, operations."""
 
+import os
 import struct
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -493,3 +495,14 @@ def test_null_and_nonsense_for_every_function(one: Client, slot: int, user: int)
 
 def _types(function: Function) -> list[str]:
     return [ctype for argument in function.arguments for ctype, _ in KINDS[argument.kind].c]
+
+
+# Unmodified clients
+
+
+@pytest.mark.parametrize("arguments", [["--test-fork"], ["--test-threads", "ILGISLT0", "--test-threads", "ILGISLT0"]])
+def test_pkcs11_tool(made: TestGroup, arguments: list[str]) -> None:
+    command = ["pkcs11-tool", "--module", made.module, *arguments]
+    done = subprocess.run(command, env={**os.environ, **made.environment}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "aborting" not in done.stderr.lower()
