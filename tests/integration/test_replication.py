@@ -1,6 +1,6 @@
 """Creation through the slot: what was asked for is on every member, alike, and nothing else is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from hashlib import sha1
 
 import pytest
@@ -65,7 +65,7 @@ def _clean(it: Scene) -> Iterator[None]:
     ],
     ids=["aes16", "aes32", "des3", "generic64", "generic33", "generic1"],
 )
-def test_a_generated_secret_key(it: Scene, kind: dict[int, bool], mechanism: int, more: dict[int, int]) -> None:
+def test_a_generated_secret_key(it: Scene, kind: Mapping[int, bool], mechanism: int, more: Mapping[int, int]) -> None:
     key = it.app.generate(mechanism, {**kind, **more, ck.CKA_LABEL: b"secret", ck.CKA_SIGN: True})
     copies = it.alike(b"secret", ck.CKA_CHECK_VALUE, ck.CKA_SENSITIVE, ck.CKA_EXTRACTABLE, ck.CKA_PRIVATE, ck.CKA_VALUE)
     assert copies[0] == it.app.read(key, ck.CKA_CHECK_VALUE)[ck.CKA_CHECK_VALUE] != b""
@@ -121,7 +121,7 @@ def test_the_length_of_a_copy_is_known_after_a_restart(it: Scene) -> None:
 
 @pytest.mark.parametrize("curve", list(CURVES))
 @pytest.mark.parametrize("kind", [STAYS, LEAVES], ids=["stays", "leaves"])
-def test_a_generated_ec_pair(it: Scene, curve: str, kind: dict[int, bool]) -> None:
+def test_a_generated_ec_pair(it: Scene, curve: str, kind: Mapping[int, bool]) -> None:
     named = {ck.CKA_ID: b"\1", ck.CKA_SIGN: True}
     public, _ = it.app.pair(
         ck.CKM_EC_KEY_PAIR_GEN,
@@ -300,7 +300,7 @@ def test_public_objects_are_on_every_member(it: Scene) -> None:
 
 @pytest.mark.parametrize("token_base", [True, False], ids=["token-base", "session-base"])
 @pytest.mark.parametrize("kind", [STAYS, LEAVES], ids=["stays", "leaves"])
-def test_an_unwrapped_key(it: Scene, kind: dict[int, bool], token_base: bool) -> None:
+def test_an_unwrapped_key(it: Scene, kind: Mapping[int, bool], token_base: bool) -> None:
     base = it.app.create(
         {
             ck.CKA_CLASS: ck.CKO_SECRET_KEY,
@@ -343,7 +343,7 @@ def test_an_unwrapped_private_key(it: Scene) -> None:
 
 @pytest.mark.parametrize("token_base", [True, False], ids=["token-base", "session-base"])
 @pytest.mark.parametrize("kind", [STAYS, LEAVES], ids=["stays", "leaves"])
-def test_a_derived_key(it: Scene, kind: dict[int, bool], token_base: bool) -> None:
+def test_a_derived_key(it: Scene, kind: Mapping[int, bool], token_base: bool) -> None:
     _, base = it.app.pair(
         ck.CKM_EC_KEY_PAIR_GEN,
         {ck.CKA_TOKEN: False, ck.CKA_EC_PARAMS: P256},
