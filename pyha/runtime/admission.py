@@ -13,6 +13,7 @@ from pyha.ha.identity import number
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.outcomes import Refusal
 
 _READ = (ck.CKA_CLASS, ck.CKA_ID, ck.CKA_CHECK_VALUE, ck.CKA_MODULUS)
 
@@ -111,7 +112,10 @@ def domain_handles(
     group: GroupRuntime, connection: Connection, key: DomainKey, deadline: float
 ) -> DomainHandles | None:
     """A domain key's real handles on this member; None for an RSA pair that it has not. Raises MemberLost where the
-    token is not the group's, SessionRefused."""
+    token is not the group's, SessionRefused, and Refusal where the application is not logged in as user: then no token
+    shows its domain keys."""
+    if group.user != ck.CKU_USER:
+        raise Refusal(ck.CKR_USER_NOT_LOGGED_IN, "the domain keys are not seen")
     if key not in connection.domain:
         try:
             locate(group, connection, deadline)
