@@ -80,8 +80,8 @@ def _good(results: Mapping[str, Result] | None) -> str:
     return f"{good} ok" + (f", {len(results) - good} not" if good < len(results) else "")
 
 
-def details(outcomes: Sequence[Outcome], entries: Sequence[Tolerated]) -> str:
-    """Every difference that is not tolerated, every problem, and each tolerated kind with its reason."""
+def details(outcomes: Sequence[Outcome], entries: Sequence[Tolerated], old: Sequence[Tolerated]) -> str:
+    """Every difference that is not tolerated, every problem, each tolerated kind with its reason, and `old` entries."""
     lines: list[str] = []
     for outcome in outcomes:
         told: dict[tuple[str, str, str], list[Difference]] = {}
@@ -98,7 +98,7 @@ def details(outcomes: Sequence[Outcome], entries: Sequence[Tolerated]) -> str:
         times = sum(difference.tolerated is entry for outcome in outcomes for difference in outcome.differences)
         if times:
             lines += ["", f"tolerated, {times} times: {entry.suite}: {entry.step}", f"    {entry.reason}"]
-    for entry in stale(outcomes, entries):
+    for entry in old:
         lines += ["", f"tolerated, but not seen any more: {entry.suite}: {entry.step}: {entry.reason}"]
     return "\n".join(lines)
 
@@ -110,9 +110,9 @@ def stale(outcomes: Sequence[Outcome], entries: Sequence[Tolerated]) -> list[Tol
     return unused(entries, found, [outcome.suite.name for outcome in complete])
 
 
-def status(outcomes: Sequence[Outcome], entries: Sequence[Tolerated]) -> int:
-    """The exit status: 1 where anything differs that is not tolerated, or an entry is out of date."""
-    return int(any(outcome.wrong or outcome.problems for outcome in outcomes) or bool(stale(outcomes, entries)))
+def status(outcomes: Sequence[Outcome], old: Sequence[Tolerated]) -> int:
+    """The exit status: 1 where anything differs that is not tolerated, or an entry is `old`."""
+    return int(any(outcome.wrong or outcome.problems for outcome in outcomes) or bool(old))
 
 
 def write(path: Path, outcomes: Sequence[Outcome]) -> None:
