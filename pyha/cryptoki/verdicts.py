@@ -55,6 +55,8 @@ _BY_ROUTE: dict[Route, dict[int, Verdict]] = {
 
 def verdict(route: Route, rv: int) -> Verdict:
     """The verdict on answer `rv` (CK_RV) to a call of this route."""
+    if rv == ck.CKR_OK:
+        return Verdict.ANSWER
     special = _BY_ROUTE.get(route)
     if special is not None and rv in special:
         return special[rv]

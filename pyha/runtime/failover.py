@@ -91,7 +91,7 @@ def settle(
     group: GroupRuntime, policy: Policy, index: int, connection: Connection, deadline: float
 ) -> tuple[int, list[Any]]:
     """One member until it answers, every remedy once."""
-    taken: set[Verdict] = set()
+    taken: tuple[Verdict, ...] = ()
     if not group.log_in_member(index, connection, deadline):
         raise MemberLost("its login was refused")
     while True:
@@ -109,7 +109,7 @@ def settle(
             return rv, results
         if judgement is Verdict.MEMBER_LOST:
             raise MemberLost(f"{policy.function.name} answered {rv:#x}")
-        taken.add(judgement)
+        taken = (*taken, judgement)
         if judgement is Verdict.SUSPECT:
             if not connection.alive(deadline):
                 raise MemberLost(f"{policy.function.name} answered {rv:#x} and the probe failed")

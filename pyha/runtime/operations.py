@@ -140,14 +140,15 @@ class OperationCall:
         return rv
 
     def _movable(self) -> bool:
-        return all(journal.replayable() for journal in self._session.journals.values())
+        journals = self._session.journals
+        return not journals or all(journal.replayable() for journal in journals.values())
 
     def _move(self, index: int, connection: Connection, deadline: float) -> Place:
         """Give the session a place on this member, and bring its open operations there."""
         if not self._movable():
             raise Abandoned(ck.CKR_DEVICE_ERROR)
         _leave_place(self._group, self._session, clean=False)
-        journals = [journal for journal in self._session.journals.values() if journal.entries]
+        journals = list(self._session.journals.values())
         real = connection.open_session(deadline) if journals else connection.acquire(deadline)
         place = Place(index, connection, real, self._group.weight(self.function))
         replayed = False
@@ -218,8 +219,7 @@ def _own(value: Any) -> tuple[Any, int]:
     if value is None or isinstance(value, int):
         return value, 0
     if isinstance(value, Mechanism):
-        parameter = _own_parameter(value.parameter) if value.parameter is not None else None
-        return Mechanism(value.type, parameter), 0
+        return (value if value.parameter is None else Mechanism(value.type, _own_parameter(value.parameter))), 0
     copy = bytearray(value)
     return copy, len(copy)
 
