@@ -1,4 +1,4 @@
-"""The only build step: the table of functions -> C text -> build/pyha-pkcs11.so and build/pyha-host.
+"""The only build step: the table of functions -> C text -> build/pyha-pkcs11.so, pyha-host and pyha-chaos.so.
 
 Run it as `python build_shim.py` with the Python that is to be embedded; `pip install .` runs the same code through
 the hook at the end. It knows the table (pyha.cryptoki), the C sources in shim/ and the compiler; nothing of what a
@@ -27,12 +27,14 @@ ROOT = Path(__file__).resolve().parent
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
+import build_chaos  # noqa: E402
 from pyha.cryptoki.functions import COUNT_2_40, FUNCTIONS, Function, Route  # noqa: E402
 from pyha.cryptoki.kinds import KINDS  # noqa: E402
 
 SHIM = ROOT / "shim"
 MODULE = "pyha-pkcs11.so"
 HOST = "pyha-host"
+CHAOS = "pyha-chaos.so"
 
 _WARNINGS = ("-Wall", "-Wextra", "-Werror")
 # What cffi writes is not ours to tidy: these three it cannot help.
@@ -41,7 +43,7 @@ _COMPILE = ("-std=gnu11", "-O2", "-g", "-fPIC", "-fvisibility=hidden", "-pthread
 _HARDEN = ("-fstack-protector-strong", "-D_FORTIFY_SOURCE=2")
 _LINK = ("-Wl,-z,relro", "-Wl,-z,now", "-pthread", "-ldl")
 _HOST_PARTS = ("host*.c", "module.c")
-"""What of shim/ the helper program is made of; the shared object has everything but host*.c."""
+"""What of shim/ the helper program is made of; the shared object has everything but host*.c and chaos/."""
 
 
 class BuildError(Exception):
@@ -278,11 +280,11 @@ def _alone(directory: Path) -> Iterator[None]:
 
 
 def _inputs(directory: Path) -> Iterable[Path]:
-    return [*sorted(directory.glob("*.h")), *sorted(SHIM.glob("*.h"))]
+    return [*sorted(directory.glob("*.h")), *sorted(SHIM.glob("*.h")), *sorted(SHIM.glob("chaos/*.h"))]
 
 
-def build(target: Target) -> tuple[Path, Path]:
-    """Builds the module and the helper program into `target.out`.
+def build(target: Target) -> tuple[Path, Path, Path]:
+    """Builds the module, the helper program and the module of faults into `target.out`.
 
     Returns their paths. Raises BuildError: no shared libpython, no headers, or a compiler's message.
     """
@@ -294,27 +296,30 @@ def build(target: Target) -> tuple[Path, Path]:
         _write(work / "cryptoki.h", header())
         _write(work / "functions.c", wrappers())
         _write(work / "exports.map", exports())
+        _write(work / "chaos_functions.c", build_chaos.source(prototype, parameters))
+        _write(work / "chaos.map", build_chaos.exports())
         _write(work / "paths.h", paths_header(target))
         _write(work / "start.h", start_header())
         _generate_once(work / "_pyha.c")
 
         headers = _hash(*(path.name + path.read_text() for path in _inputs(work)))
-        include = [f"-I{work}", f"-I{SHIM}", f"-isystem{python.include}"]
+        include = [f"-I{work}", f"-I{SHIM}", f"-I{SHIM / 'chaos'}", f"-isystem{python.include}"]
 
         def compiled(source: Path, *flags: str) -> Path:
             command = [*compiler, *_COMPILE, *_HARDEN, *_WARNINGS, *flags, *include, "-c", str(source)]
-            output = work / f"{source.stem}.o"
+            output = work / f"{'chaos-' * (source.parent.name == 'chaos')}{source.stem}.o"
             _step(output, command, _hash(headers, source.read_bytes(), *command))
             return output
 
         written = sorted(SHIM.glob("*.c"))
         jobs: list[tuple[Path, tuple[str, ...]]] = [(work / "_pyha.c", _CFFI_WARNINGS), (work / "functions.c", ())]
-        jobs += [(source, ()) for source in written]
+        chaotic = [work / "chaos_functions.c", *sorted(SHIM.glob("chaos/*.c"))]
+        jobs += [(source, ()) for source in [*written, *chaotic]]
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             results = pool.map(lambda job: compiled(job[0], *job[1]), jobs)
             made = {source: output for (source, _), output in zip(jobs, results, strict=True)}
 
-        objects = [path for source, path in made.items() if not source.match("host*.c")]
+        objects = [path for source, path in made.items() if not source.match("host*.c") and source not in chaotic]
         link = [*compiler, "-shared", *map(str, objects), *_LINK, "-Wl,-Bsymbolic", "-Wl,-z,nodelete", "-Wl,-z,defs"]
         link += [f"-Wl,--version-script={work / 'exports.map'}", f"-Wl,-soname,{MODULE}"]
         link += [python.shared_library, f"-Wl,-rpath,{Path(python.shared_library).parent}"]
@@ -324,7 +329,12 @@ def build(target: Target) -> tuple[Path, Path]:
         if any(source.match("host*.c") for source in written):
             link = [*compiler, "-pie", *map(str, objects), *_LINK]
             _step(target.out / HOST, link, _hash(*link, *(path.read_bytes() for path in objects)))
-    return target.out / MODULE, target.out / HOST
+
+        objects = [*(made[source] for source in chaotic), made[SHIM / "module.c"]]
+        link = [*compiler, "-shared", *map(str, objects), *_LINK, "-Wl,-Bsymbolic", "-Wl,-z,nodelete", "-Wl,-z,defs"]
+        link += [f"-Wl,--version-script={work / 'chaos.map'}", f"-Wl,-soname,{CHAOS}"]
+        _step(target.out / CHAOS, link, _hash(*link, build_chaos.exports(), *(path.read_bytes() for path in objects)))
+    return target.out / MODULE, target.out / HOST, target.out / CHAOS
 
 
 def _generate_once(path: Path) -> None:
@@ -342,7 +352,7 @@ def _generate_once(path: Path) -> None:
 
 
 def get_build_hook() -> Any:
-    """The class through which hatchling builds wheels: the module and the helper go to pyha/_native/."""
+    """The class through which hatchling builds wheels: what was compiled goes to pyha/_native/."""
     from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
     class Hook(BuildHookInterface):  # type: ignore[type-arg]
@@ -353,12 +363,12 @@ def get_build_hook() -> Any:
                 return
             editable = version == "editable"
             target = Target(ROOT / "build") if editable else Target(ROOT / "build" / "wheel", packages="../..")
-            module, host = build(target)
+            built = build(target)
             if editable:
                 return
             build_data["pure_python"] = False
             build_data["infer_tag"] = True
-            for path in (module, host):
+            for path in built:
                 if path.exists():
                     build_data["force_include"][str(path)] = f"pyha/_native/{path.name}"
 

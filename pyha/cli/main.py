@@ -16,6 +16,7 @@ from typing import NoReturn
 from pyha.cli.errors import Mistake
 
 COMMANDS = {
+    "chaos": ("pyha.cli.chaos", "faults for rehearsals: plans that a member's module obeys"),
     "config": ("pyha.cli.config", "check the configuration"),
     "group": ("pyha.cli.group", "make and show groups"),
     "module-path": ("pyha.cli.module_path", "print where the PKCS #11 module is"),

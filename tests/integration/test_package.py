@@ -36,7 +36,7 @@ def installed(wheel: Path, tmp_path: Path) -> Path:
     return packages
 
 
-def test_the_wheel_is_for_this_platform_and_holds_both(wheel: Path) -> None:
+def test_the_wheel_is_for_this_platform_and_holds_all_three(wheel: Path) -> None:
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     assert f"-{python}-{python}-linux" in wheel.name
     with zipfile.ZipFile(wheel) as archive:
@@ -46,7 +46,7 @@ def test_the_wheel_is_for_this_platform_and_holds_both(wheel: Path) -> None:
             if item.filename.startswith("pyha/_native/")
         }
         top = {name.split("/")[0] for name in archive.namelist()}
-    assert native.keys() == {"pyha/_native/pyha-pkcs11.so", "pyha/_native/pyha-host"}
+    assert native.keys() == {f"pyha/_native/{name}" for name in ("pyha-pkcs11.so", "pyha-host", "pyha-chaos.so")}
     assert native["pyha/_native/pyha-host"] == 0o111
     assert top == {"pyha", next(name for name in top if name.endswith(".dist-info"))}
 
