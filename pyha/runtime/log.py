@@ -42,8 +42,8 @@ def log(level: Level, text: str) -> None:
             _to_syslog(_SEVERITY[level], line)
         elif _target != "none":
             _to_file(_target.removeprefix("file:"), line + b"\n")
-    except OSError:
-        pass  # there is nobody left to tell
+    except (OSError, ImportError):
+        pass  # there is nobody left to tell, or no Python left that could import
 
 
 def _printable(text: str) -> str:
