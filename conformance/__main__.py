@@ -31,6 +31,8 @@ def missing(suite: Suite) -> str:
     """What of a client is not here, "" where all is."""
     lacking = [program for program in suite.programs if shutil.which(program, path=targets.PATH) is None]
     lacking += [module for module in suite.imports if importlib.util.find_spec(module) is None]
+    if suite.engine and not list(Path("/usr/lib").glob("*/engines-3/pkcs11.so")):
+        lacking.append("OpenSSL's pkcs11 engine")
     return ", ".join(lacking)
 
 

@@ -10,7 +10,7 @@ import socket
 import string
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -206,6 +206,15 @@ def sorted_blocks(lines: Sequence[str]) -> list[str]:
         for block in sorted(blocks, key=lambda block: [re.sub("Access: .*", "", each) for each in block])
         for line in block
     ]
+
+
+def until(holds: Callable[[], bool], otherwise: str, limit: float = 20.0) -> None:
+    """Wait for something that tells no one when it happens. Raises Failed with `otherwise`."""
+    end = time.monotonic() + limit
+    while not holds():
+        if time.monotonic() > end:
+            raise Failed(otherwise)
+        time.sleep(_SLICE)
 
 
 def free_port() -> int:

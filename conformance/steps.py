@@ -38,14 +38,15 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`: what has to be
-    installed. `files`: name -> text, put into the scratch directory, with $MODULE and the like filled in.
+    """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's, for
+    OpenSSL): what has to be installed. `files`: name -> text, put into the scratch directory, with $MODULE and the like filled in.
     `environment`: the same for variables."""
 
     name: str
     steps: Sequence[Step]
     programs: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
+    engine: bool = False
     files: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 
