@@ -63,7 +63,8 @@ def _initialize(module: _Module, values: list[Any]) -> int:
                 module.complaint = str(reason)
             return ck.CKR_GENERAL_ERROR
         module.codecs = codecs
-        module.provider = Provider(groups)
+        threads = args is None or not args.flags & ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS
+        module.provider = Provider(groups, threads)
         lib.pyha_set_initialized(1)
     return ck.CKR_OK
 

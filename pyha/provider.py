@@ -15,12 +15,15 @@ from pyha.abi.info import pack
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Operation, Route
 from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
-from pyha.runtime import changing, creating, everywhere, reading, searching
+from pyha.ha.settings import RecoveryMode
+from pyha.runtime import changing, creating, everywhere, reading, recovery, searching
 from pyha.runtime.binding import MECHANISMS_AT
 from pyha.runtime.calls import Unknown, single
+from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import SessionRefused
+from pyha.runtime.monitor import Monitor
 from pyha.runtime.operations import cancel, drop, operate
 from pyha.runtime.session import VirtualSession
 
@@ -46,7 +49,12 @@ _CANCELLED = {
 class Provider:
     """What an initialised module is. `groups`: one a slot, in the order of the slot list."""
 
-    def __init__(self, groups: list[GroupRuntime]) -> None:
+    def __init__(self, groups: list[GroupRuntime], threads: bool = True) -> None:
+        """`threads`: the application allows us threads of our own."""
+        for group in groups:
+            if not threads and group.recovery_mode is RecoveryMode.BACKGROUND:
+                group.recovery_mode = RecoveryMode.ON_CALL
+        self._monitor = Monitor(groups)
         self._groups = {group.slot: group for group in groups}
         self._sessions: dict[int, VirtualSession] = {}
         self._lock = threading.Lock()
@@ -88,6 +96,8 @@ class Provider:
         if route is Route.REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
+        if group.recovery_mode is RecoveryMode.ON_CALL:
+            recovery.on_call(group)
         try:
             if route is Route.EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
@@ -117,13 +127,23 @@ class Provider:
             return reading.read(group, function, values)
         if route is Route.SEARCH:
             return searching.find(group, session, function, values), []
-        if route is Route.CREATE:
-            return creating.create(group, session, function, values)
-        return changing.change(group, session, function, values), []
+        try:
+            group.changes.enter(group.deadline(), alone=False, clock=group.clock)
+        except GateTimeout:
+            return ck.CKR_DEVICE_ERROR, []
+        try:
+            if route is Route.CREATE:
+                return creating.create(group, session, function, values)
+            return changing.change(group, session, function, values), []
+        finally:
+            group.changes.leave()
 
     def _everywhere(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
         if function.name == "C_Login":
-            return everywhere.login(group, session, values)
+            rv = everywhere.login(group, session, values)
+            if rv == ck.CKR_OK:
+                recovery.after_login(group)
+            return rv
         if function.name == "C_Logout":
             return everywhere.logout(group)
         if function.name == "C_SeedRandom":
@@ -133,6 +153,7 @@ class Provider:
     def finalize(self) -> None:
         """C_Finalize: whoever waits or works inside is let go, every helper is ended."""
         self._finalized.set()
+        self._monitor.stop()
         deadline = time.monotonic() + _FINALIZE_GRACE
         for group in self._groups.values():
             group.close(deadline)

@@ -21,15 +21,28 @@ class State(Enum):
     DISABLED = "disabled"  # by the operator
 
 
+class Cause(Enum):
+    """Why a failed member is out, as far as its way back depends on it."""
+
+    LOST = "lost"  # tried again by the rule of recovery attempts
+    DIFFERS = "differs"  # likewise: a resync may have mended it meanwhile
+    AWAITING_LOGIN = "awaiting login"  # tried again at the application's next login
+    LOGIN_REFUSED = "login refused"  # likewise; never by itself, because that could lock the token
+    NOT_A_MEMBER = "not a member any more"  # only the operator can mend that
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. `generation` counts its connections, from 0; `reason` says why it is out, in one phrase."""
+    """One member. `generation` counts its connections, from 0; `reason` says why it is out, in one phrase, `cause` what
+    that means for its way back. `unsynchronised`: it serves without having been compared with another member."""
 
     name: str
     role: Role = Role.ACTIVE
     state: State = State.RECOVERING
     generation: int = 0
     reason: str = "not contacted yet"
+    cause: Cause | None = None
+    unsynchronised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +57,42 @@ class Group:
         members = (*self.members[:index], member, *self.members[index + 1 :])
         return replace(self, members=members)
 
-    def joined(self, index: int, generation: int) -> "Group":
+    def joined(self, index: int, generation: int, unsynchronised: bool = False) -> "Group":
         """The member at `index` is connected, logged in where that is due, and may serve."""
         member = self.members[index]
         if member.state is State.DISABLED or generation < member.generation:
             return self
-        came = replace(member, state=State.IN, generation=generation, reason="")
+        came = replace(
+            member,
+            state=State.IN,
+            generation=generation,
+            reason="",
+            cause=None,
+            unsynchronised=unsynchronised,
+        )
         return replace(self._with(index, came), announced=False)
 
-    def lost(self, index: int, generation: int, reason: str) -> "Group":
+    def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> "Group":
         """The member at `index` failed in its connection `generation`."""
         member = self.members[index]
         if member.state not in (State.IN, State.RECOVERING) or generation < member.generation:
             return self
-        return self._with(index, replace(member, state=State.FAILED, reason=reason))
+        out = replace(member, state=State.FAILED, generation=generation, reason=reason, cause=cause)
+        return self._with(index, out)
+
+    def recovering(self, index: int) -> "Group":
+        """Somebody brings the failed member at `index` back; the group itself where it is not failed (another does so
+        already)."""
+        member = self.members[index]
+        return self._with(index, replace(member, state=State.RECOVERING)) if member.state is State.FAILED else self
+
+    def failed(self, *causes: Cause) -> tuple[int, ...]:
+        """The members that are out for one of these causes."""
+        return tuple(
+            index
+            for index, member in enumerate(self.members)
+            if member.state is State.FAILED and member.cause in causes
+        )
 
     def announce(self) -> "Group":
         """The loss of every member has been answered to the application once."""

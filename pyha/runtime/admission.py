@@ -9,6 +9,7 @@ from hashlib import sha256
 
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import AES_KEYS, DomainHandles, DomainKey, domain_id, domain_search
+from pyha.ha.group import Cause
 from pyha.ha.identity import number
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
@@ -79,7 +80,7 @@ def admit(group: GroupRuntime) -> None:
         try:
             told.append((index, connection, locate(group, connection, group.deadline())))
         except (NotAdmitted, SearchFailed, SessionRefused) as refusal:
-            group.lost(index, connection.generation, f"not a member any more: {refusal}")
+            group.lost(index, connection.generation, f"not a member any more: {refusal}", Cause.NOT_A_MEMBER)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
     expected: dict[DomainKey, bytes] = {}
@@ -92,7 +93,8 @@ def admit(group: GroupRuntime) -> None:
             own = fingerprints.get(key)
             if own is None or (own and own != fingerprint):
                 what = "missing" if own is None else "another one"
-                group.lost(index, connection.generation, f"not a member any more: its {key.value} domain key is {what}")
+                reason = f"not a member any more: its {key.value} domain key is {what}"
+                group.lost(index, connection.generation, reason, Cause.NOT_A_MEMBER)
                 break
 
 

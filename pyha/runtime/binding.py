@@ -6,7 +6,7 @@ passing would bring back what another process is just deleting.
 Sources: SEMANTICS.md section 2; REPLICATION.md (identity and finding).
 """
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -36,11 +36,18 @@ def read_identity(connection: Connection, session: int, real: int, deadline: flo
     attributes = read_attributes(connection, session, real, READ, deadline)
     if not attributes:
         return None
-    value_hash = None
-    if number(attributes.get(ck.CKA_CLASS)) in WITH_VALUE:
-        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
-        value_hash = sha256(value).digest() if value else None
-    return identity_of(attributes, value_hash, _twin(connection, session, attributes, deadline))
+    hashed = value_hash(connection, session, real, attributes, deadline)
+    return identity_of(attributes, hashed, _twin(connection, session, attributes, deadline))
+
+
+def value_hash(
+    connection: Connection, session: int, real: int, attributes: Mapping[int, bytes], deadline: float
+) -> bytes | None:
+    """SHA-256 of CKA_VALUE where that is no secret key, else None. Raises MemberLost."""
+    if number(attributes.get(ck.CKA_CLASS)) not in WITH_VALUE:
+        return None
+    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+    return sha256(value).digest() if value else None
 
 
 def _twin(connection: Connection, session: int, attributes: dict[int, bytes], deadline: float) -> bytes | None:

@@ -18,10 +18,12 @@ from pyha.abi.pins import PinLost
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
-from pyha.ha.group import Group, Member, State
+from pyha.ha.group import Cause, Group, Member, State
+from pyha.ha.recovery import Attempts
 from pyha.ha.selection import least_busy, mean_after
 from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
 from pyha.runtime import log
+from pyha.runtime.gate import Gate
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost
 from pyha.runtime.objects import ObjectTable
@@ -72,7 +74,7 @@ class GroupRuntime:
         self._connecting = threading.Lock()
         self._contacted = False
         self._closed = False
-        self._connect = connect
+        self.new_connection = connect
         self._own_pin = own_pin
         count = len(settings.members)
         self.value = Group(
@@ -84,6 +86,12 @@ class GroupRuntime:
             )
         )
         self.connections: list[Connection | None] = [None] * count
+        self.attempts = [Attempts()] * count
+        self.recovery_mode = settings.recovery.mode
+        self.on_news: Callable[[], None] = lambda: None
+        # Creations and changes share it; who compares a returned member with the others is alone.
+        self.changes = Gate()
+        self._used = [0.0] * count
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
         self.served = [0] * count
@@ -123,7 +131,7 @@ class GroupRuntime:
 
     def _bring_in(self, index: int) -> None:
         generation = self.value.members[index].generation + 1
-        connection = self._joining = self._connect(index, generation)
+        connection = self._joining = self.new_connection(index, generation)
         try:
             connection.connect(self.deadline())
         except MemberLost as loss:
@@ -160,11 +168,11 @@ class GroupRuntime:
         if offers:
             self.mechanisms = common_mechanisms(offers)
 
-    def lost(self, index: int, generation: int, reason: str) -> None:
+    def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> None:
         """A member failed: out it goes, its helper is ended, one line says so."""
         with self._lock:
             before = self.value
-            self.value = before.lost(index, generation, reason)
+            self.value = before.lost(index, generation, reason, cause)
             changed = self.value is not before
             connection = self.connections[index]
             if connection is not None and connection.generation == generation:
@@ -175,6 +183,48 @@ class GroupRuntime:
             connection.close()
         if changed and not self._closed:
             log.log("error", f'group "{self.settings.label}": member {self.name(index)} lost: {reason}')
+            self.on_news()
+
+    def begin_recovery(self, index: int) -> int | None:
+        """Claim the one attempt to bring a failed member back: its new generation; None where it is not for us to
+        make."""
+        with self._lock:
+            before = self.value
+            if self._closed:
+                return None
+            self.value = before.recovering(index)
+            return self.value.members[index].generation + 1 if self.value is not before else None
+
+    def join(self, index: int, connection: Connection, unsynchronised: bool) -> None:
+        """A recovered member serves from now on. Raises MemberLost where C_Finalize came meanwhile."""
+        with self._lock:
+            if self._closed:
+                raise MemberLost("the module was finalized")
+            self.connections[index] = connection
+            self.value = self.value.joined(index, connection.generation, unsynchronised)
+            self.attempts[index] = self.attempts[index].returned(self.clock())
+            self._audited.discard(index)
+
+    def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
+        """An attempt ended without the member; said when the reason is a new one."""
+        with self._lock:
+            before = self.value.members[index]
+            self.value = self.value.lost(index, generation, reason, cause)
+            self.attempts[index] = self.attempts[index].failed(self.clock())
+        if before.reason != reason and not self._closed:
+            log.log("warning", f'group "{self.settings.label}": member {self.name(index)} stays out: {reason}')
+
+    def probe_idle(self, seconds: float) -> None:
+        """Probe every member that has answered nothing for so long, so that its failure is noticed before a call meets
+        it."""
+        now = self.clock()
+        for index in self.value.present():
+            connection = self.connections[index]
+            if connection is None or self.loads[index] or now - self._used[index] < seconds:
+                continue
+            self._used[index] = now
+            if not connection.alive(self.deadline()):
+                self.lost(index, connection.generation, "a probe found it failed")
 
     def nobody_left(self) -> NobodyLeft:
         """The exception for a call that no member can take."""
@@ -258,6 +308,7 @@ class GroupRuntime:
     def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
         """The call came back after `seconds`."""
         self._means[function.index] = mean_after(self._means.get(function.index), seconds)
+        self._used[index] = self.clock()
         self.add_load(index, -weight)
 
     def count_served(self, index: int) -> None:
@@ -285,9 +336,17 @@ class GroupRuntime:
                 self._log_in(index, connection, user, pin, deadline, present)
             except (LoginRefused, PinUnavailable) as refusal:
                 # Before anybody else gets in: who waits for this login would only try the same PIN again.
-                self.lost(index, connection.generation, str(refusal))
+                self.lost(index, connection.generation, str(refusal), Cause.LOGIN_REFUSED)
                 return False
         return True
+
+    def log_in_returning(self, index: int, connection: Connection, deadline: float) -> None:
+        """The application's login on a member that is not in yet. Raises LoginRefused, PinUnavailable, MemberLost,
+        SessionRefused."""
+        with connection.logging_in(deadline):
+            user, pin = self.user, self.pin
+            if user is not None and connection.logged_in != user:
+                self._log_in(index, connection, user, pin, deadline, present=False)
 
     def _log_in(self, index: int, connection: Connection, user: int, pin: Any, deadline: float, present: bool) -> None:
         own = self._own_pin(index) if user == ck.CKU_USER else None

@@ -1,0 +1,84 @@
+"""The monitor: a thread that recovers lost members and probes idle ones, while the application may be doing nothing.
+
+One thread a process, started when a group is first used, and only where the application allows threads
+(CKF_LIBRARY_CANT_CREATE_OS_THREADS) and some group recovers in the background. It sleeps until something is due or a
+member is lost.
+
+Source: SEMANTICS.md section 4.
+"""
+
+import threading
+from collections.abc import Sequence
+
+from pyha.abi.threads import start_thread
+from pyha.ha.recovery import due_at
+from pyha.ha.settings import RecoveryMode
+from pyha.runtime import log
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.recovery import AUTOMATIC, due, recover
+
+PROBE_INTERVAL = 10.0
+"""Seconds without a call after which a member is probed."""
+
+
+class Monitor:
+    """Watches the groups that recover in the background."""
+
+    def __init__(self, groups: Sequence[GroupRuntime]) -> None:
+        self._groups = [group for group in groups if group.recovery_mode is RecoveryMode.BACKGROUND]
+        self._news = threading.Event()
+        self._stopped = False
+        self._started = False
+        self._lock = threading.Lock()
+        for group in self._groups:
+            group.on_news = self._wake
+
+    def ensure(self) -> None:
+        """Start the thread if there is none yet and something to watch. Where the system gives none, recovery is on
+        call."""
+        if self._started or not self._groups:
+            return
+        with self._lock:
+            if self._started or self._stopped:
+                return
+            self._started = True
+            try:
+                start_thread(self._run, "pyha-monitor")
+            except (RuntimeError, OSError) as reason:
+                log.log(
+                    "warning", f"no thread for the monitor ({reason}): members recover within the application's calls"
+                )
+                for group in self._groups:
+                    group.recovery_mode = RecoveryMode.ON_CALL
+
+    def stop(self) -> None:
+        """C_Finalize: the thread ends by itself; nobody waits for it."""
+        self._stopped = True
+        self._news.set()
+
+    def _wake(self) -> None:
+        if self._started:
+            self._news.set()
+        else:
+            self.ensure()
+
+    def _run(self) -> None:
+        while not self._stopped:
+            for group in self._groups:
+                for index in due(group):
+                    if self._stopped:
+                        return
+                    recover(group, index)
+                group.probe_idle(PROBE_INTERVAL)
+            self._news.wait(self._pause())
+            self._news.clear()
+
+    def _pause(self) -> float:
+        """Seconds until the next thing is due."""
+        pause = PROBE_INTERVAL
+        for group in self._groups:
+            for index in group.value.failed(*AUTOMATIC):
+                at = due_at(group.settings.recovery, group.attempts[index])
+                if at is not None:
+                    pause = min(pause, max(0.0, at - group.clock()))
+        return pause

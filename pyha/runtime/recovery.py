@@ -1,0 +1,153 @@
+"""Bringing a lost member back: connect, log in, admit, compare, and only then serve.
+
+One attempt on one member; when attempts are made is decided by `pyha.ha.recovery`, by whom by `monitor` and the
+provider. While the comparison runs no object of the group is made, changed or destroyed by this process.
+
+Source: SEMANTICS.md section 4 (recovery).
+"""
+
+from pyha.cryptoki import constants as ck
+from pyha.ha.group import Cause
+from pyha.ha.identity import READ, Identity, with_twins
+from pyha.ha.inventory import compare
+from pyha.ha.recovery import is_due
+from pyha.ha.settings import RecoveryMode
+from pyha.runtime import log
+from pyha.runtime.admission import NotAdmitted, locate
+from pyha.runtime.binding import value_hash
+from pyha.runtime.gate import GateTimeout
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
+from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
+from pyha.runtime.pinsource import PinUnavailable
+
+AUTOMATIC = (Cause.LOST, Cause.DIFFERS)
+AT_LOGIN = (Cause.AWAITING_LOGIN, Cause.LOGIN_REFUSED)
+
+
+class NotYet(Exception):
+    """The member is reachable and may not serve: one phrase, and the cause that decides when it is tried again."""
+
+    def __init__(self, reason: str, cause: Cause) -> None:
+        super().__init__(reason)
+        self.cause = cause
+
+
+def due(group: GroupRuntime) -> list[int]:
+    """The members whose next automatic attempt is due now."""
+    settings, now = group.settings.recovery, group.clock()
+    return [index for index in group.value.failed(*AUTOMATIC) if is_due(settings, group.attempts[index], now)]
+
+
+def on_call(group: GroupRuntime) -> None:
+    """The seed's rule, inside the application's own call: what is due is tried before the call goes on."""
+    if group.recovery_mode is RecoveryMode.ON_CALL:
+        for index in due(group):
+            recover(group, index)
+
+
+def after_login(group: GroupRuntime) -> None:
+    """The application has logged in: members that waited for that are tried, once."""
+    for index in group.value.failed(*AT_LOGIN):
+        recover(group, index)
+
+
+def recover(group: GroupRuntime, index: int) -> bool:
+    """One attempt to bring a failed member back. False where it failed, or where somebody else makes one. Raises
+    nothing."""
+    generation = group.begin_recovery(index)
+    if generation is None:
+        return False
+    label = f'group "{group.settings.label}": member {group.name(index)}'
+    log.log("notice", f"{label}: recovery attempt {group.attempts[index].count + 1}")
+    connection = group.new_connection(index, generation)
+    reason, cause = "", Cause.LOST
+    try:
+        connection.connect(group.deadline())
+        unsynchronised = _admit(group, index, connection)
+    except NotYet as refusal:
+        reason, cause = str(refusal), refusal.cause
+    except (MemberLost, SessionRefused, SearchFailed) as loss:
+        reason = str(loss)
+    if reason:
+        connection.close()
+        group.recovery_failed(index, generation, reason, cause)
+        return False
+    if unsynchronised:
+        log.log("warning", f"{label} serves unsynchronised: there is no other member to compare it with")
+    else:
+        log.log("notice", f"{label} returned")
+    return True
+
+
+def _admit(group: GroupRuntime, index: int, connection: Connection) -> bool:
+    """Let the member serve; whether it does so unsynchronised. Raises NotYet, MemberLost, SessionRefused,
+    SearchFailed."""
+    deadline = group.deadline()
+    if group.raw:
+        group.join(index, connection, unsynchronised=False)
+        return False
+    alone = not group.value.serving()
+    with group.login_lock:
+        if group.sessions:
+            connection.anchor(deadline)
+        if group.user is not None:
+            _log_in(group, index, connection, deadline)
+        elif not alone:
+            raise NotYet("awaiting login: its objects can be compared only then", Cause.AWAITING_LOGIN)
+        try:
+            if group.user == ck.CKU_USER:
+                locate(group, connection, deadline)
+        except NotAdmitted as refusal:
+            raise NotYet(f"not a member any more: {refusal}", Cause.NOT_A_MEMBER) from None
+        try:
+            group.changes.enter(deadline, alone=True, clock=group.clock)
+        except GateTimeout:
+            raise NotYet("objects are being made or changed all the time", Cause.LOST) from None
+        try:
+            alone = not group.value.serving()
+            if not alone and group.user == ck.CKU_USER:
+                _compare(group, connection, deadline)
+            group.join(index, connection, unsynchronised=alone)
+        finally:
+            group.changes.leave()
+    return alone
+
+
+def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: float) -> None:
+    try:
+        group.log_in_returning(index, connection, deadline)
+    except (LoginRefused, PinUnavailable) as refusal:
+        raise NotYet(str(refusal), Cause.LOGIN_REFUSED) from None
+
+
+def _compare(group: GroupRuntime, connection: Connection, deadline: float) -> None:
+    """Raises NotYet where the member's objects differ from those of the primary."""
+    while True:
+        index, reference = group.present()[0]
+        try:
+            expected = identities(reference, deadline)
+        except (MemberLost, SessionRefused, SearchFailed) as loss:
+            group.lost(index, reference.generation, str(loss))
+            if not group.value.present():
+                return
+            continue
+        break
+    difference = compare(expected, identities(connection, deadline))
+    if difference:
+        raise NotYet(
+            f"its objects differ, it needs a resync: {difference.missing} missing, {difference.surplus} too many",
+            Cause.DIFFERS,
+        )
+
+
+def identities(connection: Connection, deadline: float) -> list[Identity]:
+    """What every object of a logged-in member is, the group's own among them. Raises MemberLost, SessionRefused,
+    SearchFailed."""
+    shown = []
+    with housekeeping(connection, deadline) as session:
+        for real in search(connection, session, (), deadline):
+            attributes = read_attributes(connection, session, real, READ, deadline)
+            if attributes:
+                shown.append((attributes, value_hash(connection, session, real, attributes, deadline)))
+    return with_twins(shown)
