@@ -12,10 +12,13 @@ import pytest
 from pyha.abi.native import module_path
 from pyha.cli import config_write
 from pyha.cli.main import main
-from pyha.ha.settings import Isolation, Unreplicable
+from pyha.ha.settings import Isolation, RecoveryMode, RecoverySettings, Unreplicable
 from pyha.runtime import config
 from tests.application import Application, application
 from tests.softhsm import SoftHSM, SoftHSMToken
+
+NO_RECOVERY = RecoverySettings(RecoveryMode.MANUAL, attempts=0)
+"""A lost member stays lost: what a test sees after a loss is then its doing."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,7 @@ def _factory(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         unreplicable: str = "refuse",
         label: str = "demo",
         arguments: tuple[str, ...] = (),
+        recovery: RecoverySettings = NO_RECOVERY,
     ) -> TestGroup:
         nonlocal made
         made += 1
@@ -151,7 +155,12 @@ def _factory(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         written = replace(config.load(str(result.conf)), log=f"file:{log}")
         config_write.write(str(result.conf), config_write.render(written))
         result.reconfigure(
-            lambda settings: replace(settings, isolation=Isolation(isolation), unreplicable=Unreplicable(unreplicable))
+            lambda settings: replace(
+                settings,
+                isolation=Isolation(isolation),
+                unreplicable=Unreplicable(unreplicable),
+                recovery=recovery,
+            )
         )
         return result
 

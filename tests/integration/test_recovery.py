@@ -1,0 +1,219 @@
+"""Lost members come back by themselves, and only as what they were (SEMANTICS.md section 4)."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyha.cli import config_write
+from pyha.cryptoki import constants as ck
+from pyha.ha.settings import RecoveryMode, RecoverySettings
+from pyha.runtime import config
+from pyha.runtime.settings import LogLevel
+from tests.client import Client, aes_key, client, ec_pair, helpers
+from tests.faults import Fault, Faulty
+from tests.integration.conftest import TestGroup
+from tests.softhsm import MODULE
+
+Group = Callable[..., TestGroup]
+OK = ck.CKR_OK
+LABEL = "recovery"
+AT_ONCE = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1)
+LONGEST = 60.0
+"""Seconds after which a test stops waiting for what does not happen."""
+
+
+def recovering(group: Group, recovery: RecoverySettings = AT_ONCE) -> TestGroup:
+    made = group(label=LABEL, recovery=recovery)
+    written = replace(config.load(str(made.conf)), log_level=LogLevel.NOTICE)
+    config_write.write(str(made.conf), config_write.render(written))
+    return made
+
+
+def kill(made: TestGroup, *indices: int) -> None:
+    here = helpers(made.label)
+    for index in indices:
+        os.kill(here[made.tokens[index].label], signal.SIGKILL)
+
+
+def until(made: TestGroup, text: str, app: Client | None = None, session: int = 0) -> None:
+    """Wait for a line of the log, with an application that works meanwhile or does nothing."""
+    end = time.monotonic() + LONGEST
+    while text not in made.logged():
+        assert time.monotonic() < end, made.logged()
+        if app is not None:
+            assert app.random(session)[0] == OK
+        else:
+            time.sleep(0.01)  # the log is a file of another process: there is no event to wait for
+
+
+def test_a_killed_member_returns_to_an_application_that_works(group: Group) -> None:
+    made = recovering(group)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        _, private = ec_pair(app, session)
+        for victim in range(3):
+            kill(made, victim)
+            name = made.tokens[victim].label
+            until(made, f"member {name} returned", app, session)
+            assert len(helpers(LABEL)) == 3
+            assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+        # Each is a whole member again: any of them serves alone.
+        kill(made, 0, 1)
+        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+
+
+def test_all_members_are_lost_and_the_same_sessions_and_handles_work_again(group: Group, tmp_path: Path) -> None:
+    made = recovering(group)
+    faulty = Faulty(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        public, private = ec_pair(app, session)
+        faulty.everywhere("C_Initialize", Fault.ALWAYS, ck.CKR_DEVICE_ERROR)
+        kill(made, 0, 1, 2)
+        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_DEVICE_ERROR
+        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_TOKEN_NOT_PRESENT
+        faulty.clear()
+        until(made, "serves unsynchronised")
+        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+        assert app.state(session) == (OK, ck.CKS_RW_USER_FUNCTIONS)
+        assert sorted(app.find(session, {ck.CKA_LABEL: b"ec"})[1]) == sorted([public, private])
+
+
+def test_on_call_the_attempt_is_made_inside_the_next_call(group: Group) -> None:
+    made = recovering(group, RecoverySettings(RecoveryMode.ON_CALL, interval=0.001, attempts=-1))
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        kill(made, 0)
+        while "lost" not in made.logged():
+            assert app.random(session)[0] == OK
+        assert app.random(session)[0] == OK
+        assert f"member {LABEL}-0 returned" in made.logged()
+        assert len(helpers(LABEL)) == 3
+
+
+def test_an_application_without_threads_recovers_on_call(group: Group) -> None:
+    made = recovering(group)
+    with client(made.module, made.environment, initialize=False) as app:
+        assert app.initialize(ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS | ck.CKF_OS_LOCKING_OK) == OK
+        session = app.logged_in(app.slot_of(LABEL))
+        tasks = Path(f"/proc/{app.pid()}/task")
+        before = {(task / "comm").read_text() for task in tasks.iterdir()}
+        kill(made, 0)
+        until(made, f"member {LABEL}-0 returned", app, session)
+        assert {(task / "comm").read_text() for task in tasks.iterdir()} <= before
+
+
+@pytest.mark.parametrize(
+    "recovery", [RecoverySettings(attempts=0), RecoverySettings(RecoveryMode.MANUAL, interval=0.2)]
+)
+def test_switched_off_nobody_is_tried(group: Group, recovery: RecoverySettings) -> None:
+    made = recovering(group, recovery)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        kill(made, 0)
+        until(made, f"member {LABEL}-0 lost", app, session)
+        for _ in range(200):
+            assert app.random(session)[0] == OK
+        assert "recovery attempt" not in made.logged()
+        assert len(helpers(LABEL)) == 2
+
+
+def test_attempts_are_counted_and_end(group: Group, tmp_path: Path) -> None:
+    made = recovering(group, RecoverySettings(RecoveryMode.ON_CALL, interval=0.001, attempts=3))
+    faulty = Faulty(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        faulty.plan(0, "C_Initialize", Fault.ALWAYS, ck.CKR_DEVICE_ERROR)
+        kill(made, 0)
+        until(made, "recovery attempt 3", app, session)
+        for _ in range(100):
+            assert app.random(session)[0] == OK
+        assert made.logged().count("recovery attempt") == 3
+        assert made.logged().count("stays out") == 1, "what is no news is not said again"
+
+
+def test_a_member_that_missed_a_key_stays_out_and_is_named(group: Group, tmp_path: Path) -> None:
+    made = recovering(group)
+    faulty = Faulty(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        faulty.plan(0, "C_Initialize", Fault.ALWAYS, ck.CKR_DEVICE_ERROR)
+        kill(made, 0)
+        until(made, "stays out: C_Initialize", app, session)
+        key = aes_key(app, session)
+        faulty.clear()
+        until(made, "needs a resync", app, session)
+        assert f"member {LABEL}-0 returned" not in made.logged()
+        # Once its objects are those of the others it comes back: here because the key is gone again.
+        assert app.destroy(session, key) == OK
+        until(made, f"member {LABEL}-0 returned", app, session)
+
+
+def test_a_member_whose_pin_was_changed_costs_one_try(group: Group) -> None:
+    made = recovering(group)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        victim = made.tokens[0]
+        subprocess.run(
+            [
+                *("pkcs11-tool", "--module", MODULE, "--token-label", victim.label),
+                *("--login", "--pin", victim.pin, "--change-pin", "--new-pin", "987654"),
+            ],
+            env={**os.environ, **victim.environment},
+            check=True,
+            capture_output=True,
+        )
+        kill(made, 0)
+        until(made, "stays out: login refused", app, session)
+        for _ in range(300):
+            assert app.random(session)[0] == OK
+        assert made.logged().count("recovery attempt") == 1
+        assert "987654" not in made.logged()
+
+
+def test_a_token_that_was_initialised_anew_is_no_member_any_more(group: Group) -> None:
+    made = recovering(group)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        victim = made.tokens[0]
+        subprocess.run(
+            [
+                *("softhsm2-util", "--init-token", "--serial", victim.serial, "--label", victim.label),
+                *("--pin", victim.pin, "--so-pin", victim.so_pin),
+            ],
+            env={**os.environ, **victim.environment},
+            check=True,
+            capture_output=True,
+        )
+        kill(made, 0)
+        until(made, "stays out: not a member any more", app, session)
+        for _ in range(300):
+            assert app.random(session)[0] == OK
+        assert made.logged().count("recovery attempt") == 1
+
+
+def test_without_a_login_a_returned_member_waits_for_it(group: Group) -> None:
+    made = recovering(group)
+    with client(made.module, made.environment) as app:
+        rv, session = app.open(app.slot_of(LABEL))
+        assert rv == OK
+        kill(made, 0)
+        until(made, "stays out: awaiting login", app, session)
+        assert app.login(session, made.pin) == OK
+        assert f"member {LABEL}-0 returned" in made.logged()
+
+
+def test_members_that_are_down_at_the_start_come_later(group: Group, tmp_path: Path) -> None:
+    made = recovering(group)
+    faulty = Faulty(made, tmp_path)
+    faulty.plan(1, "C_Initialize", Fault.ALWAYS, ck.CKR_DEVICE_ERROR)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        faulty.clear()
+        until(made, f"member {LABEL}-1 returned", app, session)
