@@ -29,6 +29,7 @@ from pyha.runtime.resident import Resident
 Clock = Callable[[], float]
 
 _TRIES = 5
+_INFO_TRIES = 20  # a second: where many processes log in at once, more than half of the answers are errors
 _PAUSES = (0.005, 0.01, 0.02, 0.05)
 _SESSION_FLAGS = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION
 _LOW = {
@@ -307,7 +308,7 @@ class Connection:
 
     def read_token_info(self, deadline: float) -> TokenInfo | None:
         """The token's info now, None where the module could not say (SoftHSM fails while another process logs in)."""
-        for attempt in range(_TRIES):
+        for attempt in range(_INFO_TRIES):
             info = self._read_token_info(self.slot, deadline)
             if info is not None or self.clock() >= deadline:
                 return info
@@ -321,9 +322,27 @@ class Connection:
     def login(self, user: int, pin: Any, deadline: float) -> int:
         """C_Login by the application: the CK_RV is its answer."""
         with self.logging_in(deadline):
-            rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+            rv = self._log_in(user, pin, deadline)
             if rv == ck.CKR_OK:
                 self._is_logged_in(user)
+        return rv
+
+    def _log_in(self, user: int, pin: Any, deadline: float) -> int:
+        """C_Login, repeated where the module did not get as far as the PIN: while another process logs in, SoftHSM
+        cannot read its token, and says that it has no PIN (then repeated at ease) or a general error (then once, and
+        not where the token's flags say that it was a try after all)."""
+        for pause in _PAUSES:
+            rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+            pinless = rv == ck.CKR_USER_PIN_NOT_INITIALIZED
+            if pin is None or not (pinless or verdict(Route.EVERY, rv) is Verdict.SUSPECT):
+                return rv
+            time.sleep(pause)
+            info = self.read_token_info(deadline)
+            if info is None or info.flags & _LOW[user] or (pinless and not info.flags & ck.CKF_USER_PIN_INITIALIZED):
+                return rv
+            if not pinless:
+                break
+        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
         return rv
 
     def _is_logged_in(self, user: int) -> None:
@@ -337,7 +356,7 @@ class Connection:
             raise LoginRefused("login refused: its token info cannot be read, so the PIN's tries are not known")
         if info.flags & _LOW[user]:
             raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
-        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+        rv = self._log_in(user, pin, deadline)
         if verdict(Route.LOCAL, rv) is Verdict.MEMBER_LOST:
             raise MemberLost(f"C_Login answered {rv_name(rv)}")
         if rv not in (ck.CKR_OK, ck.CKR_USER_ALREADY_LOGGED_IN):

@@ -4,6 +4,7 @@ import os
 import signal
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,3 +257,44 @@ def test_the_pin_is_in_no_file_and_no_argument(one: Client, slot: int, made: Tes
     assert one.login(session, "1234") == OK
     shown = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True).stdout
     assert "9999-8888-7777" not in shown + made.logged()
+
+
+@pytest.mark.parametrize("answer", [ck.CKR_GENERAL_ERROR, ck.CKR_USER_PIN_NOT_INITIALIZED])
+@pytest.mark.parametrize("member", [0, 1])
+def test_a_module_that_did_not_get_as_far_as_the_pin(group: Group, tmp_path: Path, answer: int, member: int) -> None:
+    """SoftHSM, while another process logs in to the same token."""
+    made = group(label="early")
+    faulty = Faulty(made, tmp_path)
+    with client(made.module, made.environment) as one:
+        session = one.open(one.slot_of("early"))[1]
+        faulty.plan(member, "C_Login", Fault.ANSWER, answer)
+        assert one.login(session, "1234") == OK
+        assert not faulty.waiting()
+        assert "lost" not in made.logged()
+        assert one.logout(session) == OK
+        faulty.plan(0, "C_Login", Fault.ALWAYS, answer)
+        assert one.login(session, "1234") == answer
+        assert one.state(session)[1] == ck.CKS_RW_PUBLIC_SESSION
+
+
+def test_many_processes_that_start_at_once(made: TestGroup) -> None:
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tests.client import Client
+app = Client(sys.argv[2])
+for _ in range(2):
+    assert app.initialize() == 0
+    session = app.open(app.slot_of("login"))[1]
+    rv = app.login(session, "1234")
+    assert rv == 0, hex(rv)
+    assert app.random(session)[0] == 0
+    assert app.finalize() == 0
+"""
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", program, root, made.module]
+    environment = {**os.environ, **made.environment, "PYTHONPATH": root}
+    starting = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(6)]
+    said = [process.communicate(timeout=60)[1] for process in starting]
+    assert [process.returncode for process in starting] == [0] * 6, said
+    assert "lost" not in made.logged()
