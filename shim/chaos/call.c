@@ -40,7 +40,7 @@ static void sleep_until(const struct timespec *at)
 
 static void crash(void)
 {
-    char *volatile nowhere = NULL;
+    volatile char *volatile nowhere = NULL;
     *nowhere = 0;
 }
 
@@ -186,12 +186,17 @@ static void in_child(void)
 
 static int open_once(void)
 {
+    static __thread int inside;
     char reason[2048], module[PATH_MAX];
     int good;
 
     if (atomic_load(&ready))
         return 1;
+    /* The module that the plan names has led back to us. */
+    if (inside)
+        return 0;
     pthread_mutex_lock(&opening);
+    inside = 1;
     good = atomic_load(&ready);
     if (!good) {
         good = chaos_store_open(module, reason, sizeof reason) == 0 &&
@@ -202,6 +207,7 @@ static int open_once(void)
         else if (pthread_atfork(NULL, NULL, in_child) == 0)
             atomic_store(&ready, 1);
     }
+    inside = 0;
     pthread_mutex_unlock(&opening);
     return atomic_load(&ready);
 }

@@ -177,8 +177,9 @@ static int read_match(struct chaos_entry *entry, char *word, const struct compla
     for (int index = first; !argument && index <= last; index++)
         argument = argument_of(index, word);
     if (!argument)
-        return wrong(to, "%s has no argument %s that can be compared",
-                     entry->function == CHAOS_ANY ? "no function" : chaos_functions[first].name, word);
+        return wrong(to, "%s has %s argument %s that can be compared",
+                     entry->function == CHAOS_ANY ? "no function" : chaos_functions[first].name,
+                     entry->function == CHAOS_ANY ? "an" : "no", word);
     for (size_t i = 0; i < entry->matches; i++)
         if (strcmp(entry->match[i].name, word) == 0)
             return wrong(to, "%s is said twice", word);
@@ -316,10 +317,10 @@ static int read_entry(struct chaos_entry *entry, char *line, const struct compla
 
 static int read_module(struct chaos_plan *plan, const char *path, const struct complaint *to)
 {
-    if (plan->module[0])
-        return wrong(to, "a second module");
     if (path[0] != '/')
         return wrong(to, "the path of the module is not absolute");
+    if (plan->module[0])
+        return wrong(to, "a second module");
     snprintf(plan->module, sizeof plan->module, "%s", path);
     return 0;
 }
