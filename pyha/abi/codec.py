@@ -73,11 +73,13 @@ FORMS: dict[Kind, type[Form]] = {
 
 class Memory(Protocol):
     """An arena (see the link): `here` our address of it (cdata `uint8_t *`), `there` the callee's, `capacity` in
-    bytes, `words` cdata `uint64_t[10]`. It was wiped after its last use: room that a member leaves unfilled is read."""
+    bytes, `buffer` a writable buffer over all of it, `words` cdata `uint64_t[10]`. It was wiped after its last use:
+    room that a member leaves unfilled is read."""
 
     here: Any
     there: int
     capacity: int
+    buffer: Any
     words: Any
 
 
@@ -126,8 +128,7 @@ class Codec:
     def write(self, arena: Memory, values: Sequence[Any]) -> int:
         """Lays the values out for the callee and fills `arena.words`. Returns the bytes used. Raises ValueError or
         struct.error where the arena is smaller than `size(values)`."""
-        memory = ffi.buffer(arena.here, arena.capacity)
-        there, words, offset = arena.there, arena.words, self._heads
+        memory, there, words, offset = arena.buffer, arena.there, arena.words, self._heads
         for at, position in self._words:
             words[at] = values[position]
         for write, position in self._writers:
@@ -139,9 +140,7 @@ class Codec:
         `values` are those that were written. Raises Malformed."""
         results = self._blank.copy()
         if self._readers:
-            here = arena.here
-            memory = ffi.buffer(here, arena.capacity)
-            offset = self._heads
+            here, memory, offset = arena.here, arena.buffer, self._heads
             for read, span, position in self._readers:
                 value = values[position]
                 results[position] = read(memory, here, offset, value, rv)

@@ -5,6 +5,7 @@ Knows their C layout and nothing else. Only LP64 without packing pragmas is serv
 Source: PKCS #11 Base Specification 2.40, sections 3.1 to 3.4.
 """
 
+from operator import attrgetter
 from struct import Struct
 from typing import Any, TypeVar
 
@@ -30,6 +31,9 @@ def _layout(shape: tuple[int, ...]) -> Struct:
 
 
 _LAYOUTS = {kind: _layout(shape) for kind, shape in _SHAPES.items()}
+
+# C_GetSessionInfo is called as if it cost nothing.
+_WORDS_ONLY: dict[type, Any] = {kind: attrgetter(*kind.__match_args__) for kind in (SessionInfo, MechanismInfo)}
 
 T = TypeVar("T", Info, SlotInfo, TokenInfo, SessionInfo, MechanismInfo)
 
@@ -84,6 +88,9 @@ def pack(value: Info | SlotInfo | TokenInfo | SessionInfo | MechanismInfo) -> by
     """The structure as bytes. Texts are padded with blanks; one that is too long ends before the character that would
     not fit. Raises struct.error for numbers that do not fit."""
     kind = type(value)
+    plain = _WORDS_ONLY.get(kind)
+    if plain is not None:
+        return _LAYOUTS[kind].pack(*plain(value))
     words: list[Any] = []
     for name, size in zip(kind.__match_args__, _SHAPES[kind], strict=True):
         member = getattr(value, name)

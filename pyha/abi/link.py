@@ -44,10 +44,11 @@ class Arena:
     """Memory for one call at a time, leased from a link.
 
     `here`: cdata 'uint8_t *', our address; `there`: int, the callee's address of the same byte; `capacity`: bytes;
-    `words`: cdata 'uint64_t[10]', the call's arguments, to be filled before `Link.invoke`.
+    `buffer`: cffi's writable buffer over all of it; `words`: cdata 'uint64_t[10]', the call's arguments, to be filled
+    before `Link.invoke`.
     """
 
-    __slots__ = ("_memory", "_place", "_server", "_spoiled", "capacity", "here", "there", "words")
+    __slots__ = ("_memory", "_place", "_server", "_spoiled", "buffer", "capacity", "here", "there", "words")
 
     def __init__(self, memory: Any, place: "Arena | None" = None) -> None:
         """`memory`: C's arena. `place`: the arena whose thread serves this one, where it has none of its own."""
@@ -58,6 +59,7 @@ class Arena:
         self.here = memory.here
         self.there: int = memory.there
         self.capacity: int = memory.capacity
+        self.buffer = ffi.buffer(self.here, self.capacity)
         self.words = ffi.cast("uint64_t(*)[10]", self._server.words)[0]
 
 

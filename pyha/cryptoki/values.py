@@ -6,13 +6,22 @@ show in a repr: they may be keys.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 Buffer = Any
 """bytes-like: `bytes`, `bytearray`, `memoryview` or cffi's buffer."""
 
+_T = TypeVar("_T")
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass_transform(frozen_default=True, field_specifiers=(field,))
+def _value(kind: type[_T]) -> type[_T]:
+    """A dataclass that is frozen for the type checker. A truly frozen one sets each field through a function call, and
+    several values are made in every call of the application."""
+    return dataclass(slots=True, unsafe_hash=True)(kind)
+
+
+@_value
 class Attribute:
     """One CK_ATTRIBUTE of a template. `value`: Buffer, or a Template for attribute arrays (CKA_WRAP_TEMPLATE ...)."""
 
@@ -23,7 +32,7 @@ class Attribute:
 Template = tuple[Attribute, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Query:
     """One CK_ATTRIBUTE that is asked for.
 
@@ -38,7 +47,7 @@ class Query:
     memory: Any = field(default=None, repr=False, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Found:
     """The answer to one Query. `length`: bytes, or None for CK_UNAVAILABLE_INFORMATION. `value`: bytes read,
     a tuple of Found for attribute arrays, or None where only the length was asked for or nothing is there."""
@@ -48,7 +57,7 @@ class Found:
     value: Any = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Region:
     """Memory that a mechanism parameter points to. `offset`: of the pointer in its parent, bytes. `content`: a Buffer
     that is copied in, an Out that is copied back, or a Parameter (a structure with pointers of its own)."""
@@ -57,7 +66,7 @@ class Region:
     content: Any = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Parameter:
     """A mechanism's parameter. `raw`: the structure as the application gave it. `regions`: what its pointers point
     to (a NULL pointer has none). `handles`: offsets of object handles in `raw`. `back`: (offset, size) of plain
@@ -71,7 +80,7 @@ class Parameter:
     memory: Any = None
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Mechanism:
     """CK_MECHANISM. `parameter`: None where it is absent."""
 
@@ -79,7 +88,7 @@ class Mechanism:
     parameter: Parameter | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class Out:
     """Room for a result. `capacity`: bytes, None for a size query. `memory`: the application's buffer (cdata), into
     which the result is copied on CKR_OK; None where the call is our own and the result is wanted as bytes. `offered`:
@@ -90,7 +99,7 @@ class Out:
     offered: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class InitializeArgs:
     """CK_C_INITIALIZE_ARGS as C_Initialize got it. `mutexes`: how many of the four callbacks are given."""
 
@@ -99,7 +108,7 @@ class InitializeArgs:
     reserved: int
 
 
-@dataclass(frozen=True, slots=True)
+@_value
 class MemberInitialize:
     """CK_C_INITIALIZE_ARGS as a member gets it: CKF_OS_LOCKING_OK, no callbacks. `reserved`: the string that pReserved
     points to (UTF-8, without the final NUL, which is added), None for NULL."""

@@ -36,7 +36,8 @@ class Arena:
         self.there = THERE
         self.capacity = capacity
         self.words = ffi.new("uint64_t[10]", [0xDEAD] * 10)
-        ffi.buffer(self.here, capacity)[:] = FRESH * capacity
+        self.buffer = ffi.buffer(self.here, capacity)
+        self.buffer[:] = FRESH * capacity
         ffi.buffer(self.here + capacity, GUARD)[:] = b"\xa5" * GUARD
 
     def intact(self) -> bool:
