@@ -1,6 +1,6 @@
 """A small application: a PKCS #11 module through ctypes, in a process of its own, by remote control.
 
-The same for our module and for a plain one, so that a test can look at a member directly. Nothing of ours is in between.
+For our module and for a plain one, so that a test can look at a member directly; nothing of ours is in between.
 """
 
 import ctypes
@@ -148,6 +148,26 @@ class Application:
         types = (_Word * count.value)()
         self._do("C_GetMechanismList", self._slot, types, ctypes.byref(count))
         return list(types[: count.value])
+
+    def generate_random(self, size: int) -> bytes:
+        """C_GenerateRandom."""
+        room = ctypes.create_string_buffer(size)
+        self._do("C_GenerateRandom", self._session, room, _Word(size))
+        return room.raw
+
+    def sessions_of(self, module: str) -> list[int]:
+        """How many sessions of this process a module, which is loaded in it, counts on each of its tokens."""
+        library = ctypes.CDLL(module)
+        count = _Word(64)
+        slots = (_Word * count.value)()
+        library.C_GetSlotList(ctypes.c_ubyte(1), slots, ctypes.byref(count))
+        found = []
+        for slot in slots[: count.value]:
+            info = ctypes.create_string_buffer(512)
+            library.C_GetTokenInfo(_Word(slot), info)
+            # CK_TOKEN_INFO: 32 + 32 + 16 + 16 bytes of names, flags, ulMaxSessionCount, ulSessionCount.
+            found.append(struct.unpack_from("<Q", info.raw, 112)[0])
+        return found
 
     # -- objects ------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,6 @@ def domain_handles(
     if key not in connection.domain:
         try:
             locate(group, connection, deadline)
-        except (NotAdmitted, SearchFailed) as refusal:
+        except NotAdmitted as refusal:
             raise MemberLost(f"not a member any more: {refusal}") from None
     return connection.domain.get(key)

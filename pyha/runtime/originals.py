@@ -193,8 +193,10 @@ def _proof(
             check_value = computed_check_value(connection, session, key, key_type, deadline)
         return check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
     proof: Proof | None = public_proof(key_type, public)
-    if proof is None and can_agree(key_type):
-        proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline)
+    only_derives = shown.get(ck.CKA_SIGN) != b"\1" and shown.get(ck.CKA_DERIVE) == b"\1"
+    if can_agree(key_type) and (proof is None or only_derives):
+        # By what the key is for, so that each copy can be put to the proof itself.
+        proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline) or proof
     if proof is None:
         raise Unreplicable("a copy of such a private key cannot be proved")
     return proof

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import BY_NAME
+from pyha.cryptoki.functions import Route
 from pyha.cryptoki.keys import KEY_TYPES, USAGE
+from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Mechanism, Out, Parameter, Region, Template
+from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.identity import ulong
-from pyha.runtime.housekeeping import boolean, make, read_attributes
-from pyha.runtime.member import Connection
+from pyha.runtime.housekeeping import SearchFailed, boolean, make, read_attributes
+from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Unreplicable
 
 _MESSAGE = bytes(range(20))
@@ -54,6 +56,17 @@ class Proof(Protocol):
         discards. Raises MemberLost, SearchFailed."""
 
 
+def _well(rv: int) -> bool:
+    """Whether a step of a proof succeeded. Raises SearchFailed where the session or the login is lost, and the handles
+    of private objects with it, and MemberLost: what the member answers then says nothing of the key."""
+    judgement = verdict(Route.READ, rv)
+    if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST, Verdict.HANDLE_STALE):
+        raise SearchFailed(rv)
+    if judgement is Verdict.MEMBER_LOST:
+        raise MemberLost(f"the proof of a key answered {rv_name(rv)}")
+    return rv == ck.CKR_OK
+
+
 @dataclass(frozen=True, slots=True)
 class CheckValue:
     """A secret key's check value."""
@@ -84,16 +97,16 @@ class Signature:
         mechanism = Mechanism(self.mechanism)
         verifier = _verifier(self.key_type, self.public)
         rv, public = make(connection, "C_CreateObject", deadline, session, verifier, None)
-        if rv != ck.CKR_OK:
+        if not _well(rv):
             return False
-        if connection.call("C_SignInit", deadline, session, mechanism, copy)[0] != ck.CKR_OK:
+        if not _well(connection.call("C_SignInit", deadline, session, mechanism, copy)[0]):
             return False
-        rv, results = connection.invoke(BY_NAME["C_Sign"], [session, _MESSAGE, Out(_SIGNATURE_ROOM)], deadline)
-        if rv != ck.CKR_OK:
+        rv, results = connection.call("C_Sign", deadline, session, _MESSAGE, Out(_SIGNATURE_ROOM))
+        if not _well(rv):
             return False
-        if connection.call("C_VerifyInit", deadline, session, mechanism, public)[0] != ck.CKR_OK:
+        if not _well(connection.call("C_VerifyInit", deadline, session, mechanism, public)[0]):
             return False
-        return connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0] == ck.CKR_OK
+        return _well(connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +192,7 @@ def agreement(
     rv, results = connection.call(
         "C_GenerateKeyPair", deadline, session, Mechanism(generation), public, private, None, None
     )
-    if rv != ck.CKR_OK:
+    if not _well(rv):
         return None
     wanted = ck.CKA_EC_POINT if key_type == ck.CKK_EC else ck.CKA_VALUE
     point = read_attributes(connection, session, results[4], (wanted,), deadline).get(wanted)
@@ -216,7 +229,7 @@ def _agree(connection: Connection, session: int, key: int, mechanism: Mechanism,
         Attribute(ck.CKA_VALUE_LEN, ulong(_AGREED)),
     )
     rv, secret = make(connection, "C_DeriveKey", deadline, session, mechanism, key, template, None)
-    if rv != ck.CKR_OK:
+    if not _well(rv):
         return None
     return read_attributes(connection, session, secret, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
 
@@ -242,9 +255,9 @@ def prove_secret(connection: Connection, session: int, copy: int, check_value: b
     if shown:
         return shown == check_value
     wrong = bytes([check_value[0] ^ 1]) + check_value[1:]
-    if _set_check_value(connection, session, copy, wrong, deadline) == ck.CKR_OK:
+    if _well(_set_check_value(connection, session, copy, wrong, deadline)):
         return False
-    return _set_check_value(connection, session, copy, check_value, deadline) == ck.CKR_OK
+    return _well(_set_check_value(connection, session, copy, check_value, deadline))
 
 
 def _set_check_value(connection: Connection, session: int, key: int, value: bytes, deadline: float) -> int:

@@ -131,9 +131,10 @@ def publish(
     """Put the key on every member that is in: (connection, real handle) each. Raises Refusal, Unreplicable,
     NobodyLeft; what was made is in `placed`, and is the caller's to take back."""
     direct = _proves_itself(wrapped.template, proof)
-    if not direct or value_of(wrapped.template, ck.CKA_DESTROYABLE) == b"\0":
-        # What cannot be tried as it is, or could not be taken back, is tried as a session object everywhere first.
-        on_each(group, lambda index, connection: _try(group, index, connection, wrapped, proof))
+    for_ever = value_of(wrapped.template, ck.CKA_DESTROYABLE) == b"\0"
+    if not direct or for_ever:
+        # What cannot be proved as it is, or could not be taken back, is tried as a session object everywhere first.
+        on_each(group, lambda index, connection: _try(group, index, connection, wrapped, proof, for_ever))
     if wrapped.recorded:
         record = record_of(group, wrapped, identity)
         write_records(group, record, identity, placed)
@@ -205,14 +206,19 @@ def _unproved(group: GroupRuntime, index: int) -> Unreplicable:
     return Unreplicable(f"the copy on member {group.name(index)} is not proved to be the same key")
 
 
-def _try(group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof) -> None:
+def _try(group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof, whole: bool) -> None:
+    """A session copy on this member, proved; with `whole` also one of the template as it is. Raises Refusal,
+    Unreplicable, MemberLost."""
+
     def attempt(deadline: float) -> tuple[int, None]:
         session = connection.open_session(deadline)
         try:
-            trial = tuple(each for each in wrapped.template if each.type != ck.CKA_TOKEN)
-            rv, _ = unwrap(group, connection, session, wrapped, (Attribute(ck.CKA_TOKEN, b"\0"), *trial), deadline)
-            if rv != ck.CKR_OK:
-                return rv, None
+            if whole:
+                trial = tuple(each for each in wrapped.template if each.type != ck.CKA_TOKEN)
+                trial = (Attribute(ck.CKA_TOKEN, b"\0"), *trial)
+                rv, _ = unwrap(group, connection, session, wrapped, trial, deadline)
+                if rv != ck.CKR_OK:
+                    return rv, None
             return prove_copy(group, index, connection, session, wrapped, proof, deadline), None
         finally:
             connection.discard(session, deadline)
@@ -232,7 +238,8 @@ def _place(
         session = connection.open_session(deadline)
         try:
             for real in earlier:  # made by a first try whose proof met a lost session or login
-                destroy(connection, session, real, deadline)
+                if destroy(connection, session, real, deadline) != ck.CKR_OK:
+                    raise MemberLost("it forgot its login while a key was made there; it needs a resync")
             rv, real = unwrap(group, connection, session, wrapped, wrapped.template, deadline)
             if rv != ck.CKR_OK:
                 return rv, 0

@@ -90,13 +90,14 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
 
 @dataclass(slots=True)
 class Placed:
-    """What has been made so far, so that it can be taken back: (member index, connection, real handle)."""
+    """What has been made so far, so that it can be taken back: (member index, connection, real handle, the connection's
+    count of logins then: with the login go the handles of private objects)."""
 
-    objects: list[tuple[int, Connection, int]] = field(default_factory=list)
+    objects: list[tuple[int, Connection, int, int]] = field(default_factory=list)
 
     def add(self, index: int, connection: Connection, real: int) -> None:
         """One object more."""
-        self.objects.append((index, connection, real))
+        self.objects.append((index, connection, real, connection.logins))
 
     def has(self, connection: Connection, real: int) -> bool:
         """Whether this object is one of them."""
@@ -104,9 +105,11 @@ class Placed:
 
     def take_back(self, group: GroupRuntime) -> None:
         """Destroy all of it, the last made first. A member that is lost is cleared at its resync."""
-        for index, connection, real in reversed(self.objects):
+        for index, connection, real, logins in reversed(self.objects):
             try:
                 rv = _destroy(group, index, connection, real)
+                if rv != ck.CKR_OK and connection.logins != logins:
+                    raise MemberLost("it forgot its login while something was made there; it needs a resync")
             except MemberLost as loss:
                 group.lost(index, connection.generation, str(loss))
                 continue
