@@ -1,0 +1,77 @@
+"""A rehearsal: the virtual slot over three members that obey plans, as a user of `pyha chaos` has it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyha.cryptoki import constants as ck
+from tests.application import Answered
+from tests.chaos import Plan, behind_chaos
+from tests.client import client, ec_pair, helpers
+from tests.integration.conftest import TestGroup
+from tests.integration.replication_tools import P256, STAYS, scene
+
+Group = Callable[..., TestGroup]
+OK = ck.CKR_OK
+
+
+def rehearsal(group: Group, tmp_path: Path, deadline: float = 20.0) -> tuple[TestGroup, list[Plan]]:
+    made = group(label="rehearsal")
+    made.reconfigure(lambda settings: replace(settings, deadline=deadline))
+    return made, behind_chaos(made, tmp_path)
+
+
+def lost(made: TestGroup) -> list[int]:
+    """Members that the log calls lost, in that order."""
+    names = [token.label for token in made.tokens]
+    lines = [line for line in made.logged().splitlines() if " lost: " in line]
+    return [names.index(line.partition("member ")[2].partition(" lost")[0]) for line in lines]
+
+
+def test_a_hang_and_a_device_that_is_removed(group: Group, tmp_path: Path) -> None:
+    made, plans = rehearsal(group, tmp_path, deadline=1.0)
+    with client(made.module, made.environment) as app:
+        slot = app.slot_of(made.label)
+        session = app.logged_in(slot)
+        _, private = ec_pair(app, session)
+        sessions = [app.open(slot)[1] for _ in range(6)]
+
+        def sign() -> list[int]:
+            """All sessions have their operations open at once, so that every member that is in has some."""
+            started = [app.start("Sign", each, ck.CKM_ECDSA, private) for each in sessions]
+            assert started == [OK] * len(sessions)
+            return [app.out("Sign", each, bytes(32))[0] for each in sessions]
+
+        plans[1].set("C_Sign nth=1 -> hang")
+        assert sign() == [OK] * 6
+        assert lost(made) == [1]
+        assert "C_Sign did not return within its deadline" in made.logged()
+        assert set(helpers(made.label)) == {made.tokens[0].label, made.tokens[2].label}
+
+        plans[2].set("C_Sign -> dead CKR_DEVICE_REMOVED")
+        assert sign() == [OK] * 6
+        assert lost(made) == [1, 2]
+        assert [plan.fired() for plan in plans] == [[], ["C_Sign"], ["C_Sign"]]
+        assert sign() == [OK] * 6
+
+
+@pytest.mark.parametrize("index", [0, 1, 2])
+def test_a_key_whose_proof_is_corrupted_is_refused_and_nothing_is_left(
+    group: Group, tmp_path: Path, index: int
+) -> None:
+    made, plans = rehearsal(group, tmp_path)
+    public = {ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256, ck.CKA_LABEL: b"made"}
+    private = {**STAYS, ck.CKA_LABEL: b"made", ck.CKA_SIGN: True}
+    with scene(made) as it:
+        before = it.inventory()
+        plans[index].set("C_Sign -> corrupt")
+        with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
+            it.app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, private)
+        assert set(plans[index].fired()) == {"C_Sign"}
+        assert it.inventory() == before
+        assert lost(made) == []
+        plans[index].set()
+        it.app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, private)
+        it.everywhere(b"made", 2)
