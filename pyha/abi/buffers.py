@@ -76,7 +76,7 @@ class Fill(Form):
         return Out(length, fields[self.at])
 
     def span(self, value: Out) -> int:
-        return aligned(value.capacity or 0)
+        return ((value.capacity or 0) + 15) & -16
 
     def write(self, memory: Any, there: int, words: Any, offset: int, value: Out) -> int:
         capacity = value.capacity or 0

@@ -45,6 +45,9 @@ class Operation(Enum):
     VERIFY = auto()
     VERIFY_RECOVER = auto()
 
+    # Enum's own is a Python function; operations are keys on every call's way, and each of them is one object.
+    __hash__ = object.__hash__
+
 
 @dataclass(frozen=True)
 class Argument:
