@@ -331,18 +331,17 @@ class Connection:
         """C_Login, repeated where the module did not get as far as the PIN: while another process logs in, SoftHSM
         cannot read its token, and says that it has no PIN (then repeated at ease) or a general error (then once, and
         not where the token's flags say that it was a try after all)."""
-        for pause in _PAUSES:
+        ambiguous = 0
+        for attempt in range(_INFO_TRIES):
             rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
             pinless = rv == ck.CKR_USER_PIN_NOT_INITIALIZED
-            if pin is None or not (pinless or verdict(Route.EVERY, rv) is Verdict.SUSPECT):
+            ambiguous += not pinless
+            if pin is None or ambiguous > 1 or not (pinless or verdict(Route.EVERY, rv) is Verdict.SUSPECT):
                 return rv
-            time.sleep(pause)
+            time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
             info = self.read_token_info(deadline)
-            if info is None or info.flags & _LOW[user] or (pinless and not info.flags & ck.CKF_USER_PIN_INITIALIZED):
+            if info is None or info.flags & _LOW[user]:
                 return rv
-            if not pinless:
-                break
-        rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
         return rv
 
     def _is_logged_in(self, user: int) -> None:
