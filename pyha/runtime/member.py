@@ -82,7 +82,6 @@ class Connection:
         self.token_info: TokenInfo | None = None
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
-        self.hidden: set[int] = set()  # real handles of domain keys and records
         self.domain: dict[DomainKey, DomainHandles] = {}
         self.logged_in: int | None = None
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
@@ -374,7 +373,6 @@ class Connection:
         """Drop every binding; objects are bound anew when they are used next."""
         self.bound.clear()
         self.known.clear()
-        self.hidden.clear()
         self.domain.clear()
 
     def forget_login(self, since: int, deadline: float) -> None:

@@ -34,6 +34,7 @@ class ObjectTable:
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
         self._by_identity: dict[Identity, int] = {}
+        self._alike: set[Identity] = set()  # that two objects have had
         self._next = 1
 
     def get(self, handle: int) -> Entry | None:
@@ -45,20 +46,18 @@ class ObjectTable:
         with self._lock:
             return list(self._entries.values())
 
-    def handle_for(self, connection: Connection, real: int) -> int | None:
-        """The virtual handle that this member's handle is bound to."""
-        return connection.known.get(real)
-
     def found(self, connection: Connection, real: int, identity: Identity) -> Entry:
         """The entry of a token object that a member showed: the one its handle is bound to, else a known one that is
-        the same and that this member has no other handle of, else a new one."""
+        the same and that this member has no other handle of, else a new one. Of several that look alike and need not be
+        the same no handle is carried over to another member: it could sign with another key there."""
         with self._lock:
             # Another thread's search may have bound it since the caller looked: one object has one handle.
             bound = self._entries.get(connection.known.get(real, 0))
             if bound is not None:
                 return bound
             handle = self._by_identity.get(identity)
-            if handle is None or handle in connection.bound:
+            doubtful = identity in self._alike and not identity.certain
+            if handle is None or doubtful or handle in connection.bound:
                 handle = self._add(identity)
             self._bind(connection, handle, real)
             return self._entries[handle]
@@ -96,7 +95,7 @@ class ObjectTable:
             if entry is not None:
                 self._forget_identity(entry)
                 entry.identity = identity
-                self._by_identity.setdefault(identity, handle)
+                self._name(identity, handle)
 
     def remove(self, handle: int) -> None:
         """The object is gone; its handle is never given again."""
@@ -118,8 +117,12 @@ class ObjectTable:
         handle = self._next
         self._next += 1
         self._entries[handle] = Entry(handle, identity)
-        self._by_identity.setdefault(identity, handle)
+        self._name(identity, handle)
         return handle
+
+    def _name(self, identity: Identity, handle: int) -> None:
+        if self._by_identity.setdefault(identity, handle) != handle:
+            self._alike.add(identity)
 
     def _forget_identity(self, entry: Entry) -> None:
         if self._by_identity.get(entry.identity) == entry.handle:

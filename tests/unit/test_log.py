@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -23,8 +22,9 @@ def back_to_stderr() -> Iterator[None]:
 @pytest.mark.parametrize(("level", "lines"), [("error", 1), ("warning", 2), ("notice", 3)])
 def test_less_important_lines_are_left_out(capfd: pytest.CaptureFixture[str], level: log.Level, lines: int) -> None:
     log.direct("stderr", level)
-    for each in ("error", "warning", "notice"):
-        log.log(cast(log.Level, each), each)
+    levels: tuple[log.Level, ...] = ("error", "warning", "notice")
+    for each in levels:
+        log.log(each, each)
     assert [line.split()[-1] for line in capfd.readouterr().err.splitlines()] == ["error", "warning", "notice"][:lines]
 
 
