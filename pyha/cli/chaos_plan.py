@@ -6,6 +6,7 @@ and the module cannot differ. The file is always replaced as a whole, because mo
 
 import ctypes
 import fcntl
+import mmap
 import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,8 @@ from pyha.cli.errors import Mistake
 MODULE = "pyha-chaos.so"
 _MODE = 0o644
 _REASON = 2048
+_CHANGE = 8
+"""Bytes of PLAN.change: a number in the machine's byte order."""
 _HOLDING = ("hang", "dead")
 """Actions that last until they are released."""
 
@@ -147,6 +150,22 @@ def _alone(plan: Path) -> Iterator[int]:
         os.close(journal)
 
 
+def tell(plan: Path) -> None:
+    """Counts PLAN.change up, so that who obeys the plan looks at it before the next call. Raises Mistake."""
+    path = plan.with_name(plan.name + ".change")
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, _MODE)
+        try:
+            if os.fstat(descriptor).st_size != _CHANGE:
+                os.ftruncate(descriptor, _CHANGE)
+            with mmap.mmap(descriptor, _CHANGE) as shared, memoryview(shared).cast("Q") as number:
+                number[0] = (number[0] + 1) % (1 << 64)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise Mistake(f"{path} cannot be written: {error.strerror}") from None
+
+
 def _replace(plan: Path, text: str) -> None:
     fresh = plan.with_name(f"{plan.name}.{secrets.token_hex(4)}")
     try:
@@ -190,4 +209,5 @@ def change(plan: Path, what: str, edit: Callable[[list[Line], list[str]], list[L
                 number_of = f"{line.number}:" if line.number else "-"
                 os.write(journal, f"{now} {os.getpid()} {what}{sign} {number_of} {line.text}\n".encode())
         _replace(plan, text)
+        tell(plan)
     return after
