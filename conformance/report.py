@@ -11,6 +11,9 @@ from conformance.steps import Suite
 from conformance.targets import GROUP, LOSS, PLAIN
 
 
+_SHOWN = 20
+
+
 @dataclass(slots=True)
 class Outcome:
     """One suite. `missing`: why it did not run, "" where it did. `results`: target -> step -> result. `problems`: what is
@@ -89,8 +92,8 @@ def details(outcomes: Sequence[Outcome], entries: Sequence[Tolerated], old: Sequ
             told.setdefault((difference.step, difference.plain, difference.group), []).append(difference)
         for (step, plain, group), same in told.items():
             lines += ["", f"{outcome.suite.name}: {step}: on {' and '.join(each.target for each in same)}"]
-            lines += [f"    - {line}" for line in plain.splitlines()]
-            lines += [f"    + {line}" for line in group.splitlines()]
+            lines += [f"    - {line}" for line in _some(plain.splitlines())]
+            lines += [f"    + {line}" for line in _some(group.splitlines())]
             said = outcome.results[same[0].target][step].said
             lines += [f"    log: {line}" for line in said.splitlines()[-5:]]
         lines += [f"\n{outcome.suite.name}: {problem}" for problem in outcome.problems]
@@ -101,6 +104,11 @@ def details(outcomes: Sequence[Outcome], entries: Sequence[Tolerated], old: Sequ
     for entry in old:
         lines += ["", f"tolerated, but not seen any more: {entry.suite}: {entry.step}: {entry.reason}"]
     return "\n".join(lines)
+
+
+def _some(lines: Sequence[str]) -> list[str]:
+    """The first lines: all are in the JSON."""
+    return [*lines[:_SHOWN], f"... ({len(lines) - _SHOWN} more)"] if len(lines) > _SHOWN else list(lines)
 
 
 def stale(outcomes: Sequence[Outcome], entries: Sequence[Tolerated]) -> list[Tolerated]:
