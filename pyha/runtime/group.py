@@ -10,8 +10,8 @@ Sources: SEMANTICS.md sections 1 to 4.
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from pyha.abi.pins import PinLost
@@ -101,7 +101,7 @@ class GroupRuntime:
         self._turns: dict[int, int] = {}
         self._serving: tuple[int, ...] = ()
         self._serving_of: Group | None = None
-        self._joining: Connection | None = None
+        self._arriving: set[Connection] = set()
         self._audited: set[int] = set()
 
     # -- deadlines ----------------------------------------------------------------------------------------------
@@ -131,14 +131,13 @@ class GroupRuntime:
 
     def _bring_in(self, index: int) -> None:
         generation = self.value.members[index].generation + 1
-        connection = self._joining = self.new_connection(index, generation)
+        connection = self.new_connection(index, generation)
         try:
-            connection.connect(self.deadline())
+            with self.arriving(connection):
+                connection.connect(self.deadline())
         except MemberLost as loss:
             self.lost(index, generation, str(loss))
             return
-        finally:
-            self._joining = None
         with self._lock:
             closed = self._closed
             if not closed:
@@ -147,6 +146,17 @@ class GroupRuntime:
         if closed:
             # C_Finalize came meanwhile, and found nothing here to close.
             connection.close()
+
+    @contextmanager
+    def arriving(self, connection: Connection) -> Iterator[None]:
+        """While the block lasts C_Finalize ends this connection too, though it is no member's yet."""
+        self._arriving.add(connection)
+        try:
+            if self._closed:
+                raise MemberLost("the module was finalized")
+            yield
+        finally:
+            self._arriving.discard(connection)
 
     def _learn(self) -> None:
         """Refresh on contact what is answered from local state. What was written down about all members is only
@@ -375,9 +385,8 @@ class GroupRuntime:
             self._closed = True
             leaving = list(self.connections)
             self.connections[:] = [None] * len(leaving)
-        joining = self._joining
-        if joining is not None:
-            joining.close()
+        for arriving in list(self._arriving):
+            arriving.close()
         if any(self.served):
             counts = " ".join(f"{self.name(index)}={served}" for index, served in enumerate(self.served))
             log.log("notice", f'group "{self.settings.label}": served {counts}')

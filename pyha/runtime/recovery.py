@@ -63,8 +63,9 @@ def recover(group: GroupRuntime, index: int) -> bool:
     connection = group.new_connection(index, generation)
     reason, cause = "", Cause.LOST
     try:
-        connection.connect(group.deadline())
-        unsynchronised = _admit(group, index, connection)
+        with group.arriving(connection):
+            connection.connect(group.deadline())
+            unsynchronised = _admit(group, index, connection)
     except NotYet as refusal:
         reason, cause = str(refusal), refusal.cause
     except (MemberLost, SessionRefused, SearchFailed) as loss:
