@@ -14,7 +14,7 @@ from enum import Enum, auto
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, USAGE, settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Template
-from pyha.ha.domain import DomainKey
+from pyha.ha.domain import DomainKey, rsa_of
 from pyha.ha.identity import flag
 
 KEY_CLASSES = frozenset({ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY})
@@ -116,20 +116,25 @@ def published_template(asked: Template, original: Mapping[int, bytes], token: bo
     """
     object_class = int.from_bytes(original[ck.CKA_CLASS], "little")
     key_type = int.from_bytes(original[ck.CKA_KEY_TYPE], "little")
-    said = {each.type: each for each in map(_owned, asked)}
+    said = {each.type: each for each in asked}
     for attribute in (*USAGE[object_class], *_ORIGINAL_SAYS):
         said.pop(attribute, None)
         if attribute in original:
             said[attribute] = Attribute(attribute, original[attribute])
     said[ck.CKA_TOKEN] = Attribute(ck.CKA_TOKEN, b"\1" if token else b"\0")
     said[ck.CKA_EXTRACTABLE] = Attribute(ck.CKA_EXTRACTABLE, b"\1" if stays_extractable(asked) else b"\0")
-    return tuple(said[attribute] for attribute in settable_in_unwrap(object_class, key_type) if attribute in said)
+    return _owned_template(said, settable_in_unwrap(object_class, key_type))
 
 
 def restated_template(present: Template, changes: Template, object_class: int, key_type: int) -> Template:
     """The C_UnwrapKey template of a key that has the attributes `present` and then those of `changes`."""
-    said = {each.type: each for each in map(_owned, (*present, *changes))}
-    return tuple(said[attribute] for attribute in settable_in_unwrap(object_class, key_type) if attribute in said)
+    said = {each.type: each for each in (*present, *changes)}
+    return _owned_template(said, settable_in_unwrap(object_class, key_type))
+
+
+def _owned_template(said: Mapping[int, Attribute], wanted: tuple[int, ...]) -> Template:
+    """Copies of what is wanted, and of nothing else: an application's template may hold a key's value."""
+    return tuple(_owned(said[attribute]) for attribute in wanted if attribute in said)
 
 
 def _owned(attribute: Attribute) -> Attribute:
@@ -184,12 +189,18 @@ def attributes_to_create(object_class: int, key_type: int | None) -> tuple[int, 
 def created_template(asked: Template, original: Mapping[int, bytes], token: bool) -> Template:
     """The C_CreateObject template, on any member, of an object that is no secret. `original`: attributes read from the
     original (`attributes_to_create`). An empty value is the default of its attribute, and not every module takes it."""
-    said = {each.type: each for each in map(_owned, asked)}
+    said = {each.type: each for each in asked}
     return (
         Attribute(ck.CKA_TOKEN, b"\1" if token else b"\0"),
         *(Attribute(kind, value) for kind, value in original.items() if value and kind != ck.CKA_TOKEN),
-        *(said[kind] for kind in _FROM_ASKED if kind in said),
+        *_owned_template(said, _FROM_ASKED),
     )
+
+
+def guards(key: DomainKey, template: Template) -> bool:
+    """Whether this domain key gives a key with this template back no weaker than it has to be."""
+    needed = domain_for(template)
+    return key in (needed, rsa_of(needed)) or needed is DomainKey.OPEN
 
 
 def domain_for(template: Template) -> DomainKey:

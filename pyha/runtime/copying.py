@@ -13,7 +13,7 @@ from pyha.cryptoki.keys import settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of
-from pyha.ha.replication import KEY_CLASSES, restated_template, stays_extractable, value_of, wants_token
+from pyha.ha.replication import KEY_CLASSES, guards, restated_template, stays_extractable, value_of, wants_token
 from pyha.runtime import escrow
 from pyha.runtime.binding import bind
 from pyha.runtime.calls import SingleCall
@@ -147,7 +147,10 @@ def record_for(group: GroupRuntime, entry: Entry, changes: Template) -> EscrowRe
     Unreplicable, Refusal, NobodyLeft."""
     existing = existing_record(group, entry)
     if existing is not None:
-        return _restated(existing, changes)
+        restated = _restated(existing, changes)
+        if guards(restated.domain, restated.template):
+            return restated
+        # It becomes a key that must not leave, and its record is under a domain key that would let it: wrapped anew.
     for index, connection in group.present():
         try:
             made = _wrapped_now(group, index, connection, entry, changes)
