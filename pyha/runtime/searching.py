@@ -119,7 +119,8 @@ class SearchCall:
 
 def _hidden(group: GroupRuntime, connection: Connection, session: int, template: Template, deadline: float) -> set[int]:
     """Real handles among the matches that the application must not see."""
-    if group.raw or group.user is None:
+    # Whoever is logged in: while another thread is inside C_Login or C_Logout the member may show more than we know.
+    if group.raw:
         return set()
     hidden: set[int] = set()
     if could_match_domain(template):
