@@ -76,18 +76,29 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
         return real
     if entry.session is not None:
         return None
-    with housekeeping(connection, deadline) as session:
-        same = [
-            candidate
-            for candidate in search(connection, session, entry.identity.search(), deadline)
-            if connection.known.get(candidate, entry.handle) == entry.handle
-            and _is(connection, session, candidate, entry.identity, deadline)
-        ]
+    same = _like(connection, entry, deadline)
     if not same or (len(same) > 1 and not entry.identity.certain):
         group.audit(index, "objects that cannot be told apart" if same else "an object is missing")
         return None
     group.objects.bind(connection, entry.handle, same[0])
     return same[0]
+
+
+def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
+    """Whether this member has at most one object that could be this one. Raises as `bind` does."""
+    if entry.identity.certain or entry.session is not None or entry.handle in connection.bound:
+        return True
+    return len(_like(connection, entry, deadline)) <= 1
+
+
+def _like(connection: Connection, entry: Entry, deadline: float) -> list[int]:
+    with housekeeping(connection, deadline) as session:
+        return [
+            candidate
+            for candidate in search(connection, session, entry.identity.search(), deadline)
+            if connection.known.get(candidate, entry.handle) == entry.handle
+            and _is(connection, session, candidate, entry.identity, deadline)
+        ]
 
 
 def _is(connection: Connection, session: int, real: int, identity: Identity, deadline: float) -> bool:

@@ -18,7 +18,7 @@ from pyha.ha.identity import Identity, identity_of
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
 from pyha.runtime import log
-from pyha.runtime.binding import bind
+from pyha.runtime.binding import bind, tells_apart
 from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import existing_record, record_for, records_on
 from pyha.runtime.failover import run
@@ -56,6 +56,8 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
     replicated = entry.session is None and not group.raw
+    if replicated and not entry.identity.certain:
+        _tell_apart(group, entry)
     escrowed = replicated and entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
     old = existing_record(group, entry) if escrowed else None
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None
@@ -81,6 +83,23 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     else:
         _identify_again(group, entry, call.index)
     return rv
+
+
+def _tell_apart(group: GroupRuntime, entry: Entry) -> None:
+    """Nothing is changed on one member that could not be changed on another. Raises Refusal, NobodyLeft."""
+
+    def work(index: int, connection: Connection) -> None:
+        _, apart = step(
+            group,
+            index,
+            connection,
+            "C_FindObjectsInit",
+            lambda deadline: (ck.CKR_OK, tells_apart(connection, entry, deadline)),
+        )
+        if not apart:
+            raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} has several objects like it")
+
+    on_each(group, work)
 
 
 def _record_after(

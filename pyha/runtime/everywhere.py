@@ -15,6 +15,7 @@ from pyha.cryptoki.functions import BY_NAME, Function, Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.admission import admit
+from pyha.runtime.failover import POISON_LIMIT
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.operations import drop
@@ -24,6 +25,7 @@ _Call = Callable[[Connection, float], int]
 """(connection, deadline) -> CK_RV of one call on one member. Raises MemberLost, SessionRefused."""
 
 _USERS = (ck.CKU_SO, ck.CKU_USER)
+_LOGGED_OUT = (ck.CKR_OK, ck.CKR_USER_NOT_LOGGED_IN)
 
 
 def login(group: GroupRuntime, session: VirtualSession, values: list[Any]) -> int:
@@ -105,7 +107,14 @@ def logout(group: GroupRuntime) -> int:
                 drop(group, session)
         with suppress(NobodyLeft):  # members that are gone have no login
             for index, connection in group.present():
-                _quietly(group, index, connection, connection.logout)
+
+                def step(deadline: float, connection: Connection = connection) -> None:
+                    rv = _settled(connection, Connection.logout, deadline)
+                    if rv not in _LOGGED_OUT:
+                        # Its helper ends, and the login with it: the application was told that nobody is logged in.
+                        raise MemberLost(f"C_Logout answered {rv_name(rv)}")
+
+                _quietly(group, index, connection, step)
     return ck.CKR_OK
 
 
@@ -205,6 +214,7 @@ def _set_pin_on(group: GroupRuntime, index: int, connection: Connection, functio
 def seed_random(group: GroupRuntime, function: Function, values: list[Any]) -> int:
     """C_SeedRandom on every member; the primary's answer. Raises NobodyLeft."""
     answer: int | None = None
+    poisoned = 0
     for index, connection in group.present():
         try:
             rv = _settled(
@@ -218,15 +228,22 @@ def seed_random(group: GroupRuntime, function: Function, values: list[Any]) -> i
             rv = refusal.rv
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-            continue
+            poisoned += loss.culprit
+            if poisoned < POISON_LIMIT:
+                continue
+            rv = ck.CKR_DEVICE_ERROR
         answer = rv if answer is None else answer
+        if poisoned >= POISON_LIMIT:
+            break
     if answer is None:
         raise group.nobody_left()
     return answer
 
 
 def _on_primary(group: GroupRuntime, function: Function, call: _Call) -> int:
-    """The first member's answer; only a lost member is passed over. Raises NobodyLeft."""
+    """The first member's answer; only a lost member is passed over, and not by a call that ends one helper after the
+    other. Raises NobodyLeft."""
+    poisoned = 0
     while True:
         index, connection = group.login_order()[0]
         try:
@@ -235,6 +252,9 @@ def _on_primary(group: GroupRuntime, function: Function, call: _Call) -> int:
             return refusal.rv
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
+            poisoned += loss.culprit
+            if poisoned >= POISON_LIMIT:
+                return ck.CKR_DEVICE_ERROR
 
 
 def _settled(connection: Connection, call: _Call, deadline: float) -> int:
