@@ -34,6 +34,20 @@ def test_two_objects_that_look_alike_have_two_handles() -> None:
     assert objects.found(member, 7, KEY) is not objects.found(member, 8, KEY)
 
 
+def test_a_handle_of_one_of_two_that_look_alike_is_not_carried_over() -> None:
+    """They may come in another order there: the handle of one key must never sign with the other."""
+    objects, here, there = ObjectTable(), connection("a"), connection("b")
+    handles = {objects.found(here, real, KEY).handle for real in (7, 8)}
+    assert objects.found(there, 3, KEY).handle not in handles
+
+
+def test_a_handle_of_one_of_two_copies_of_one_key_is() -> None:
+    certain = identity_of({**dict(KEY.attributes), ck.CKA_CHECK_VALUE: b"abc"})
+    objects, here, there = ObjectTable(), connection("a"), connection("b")
+    handles = {objects.found(here, real, certain).handle for real in (7, 8)}
+    assert objects.found(there, 3, certain).handle in handles
+
+
 def test_a_real_handle_that_is_used_again_is_a_new_object() -> None:
     objects, member = ObjectTable(), connection("a")
     gone = objects.found(member, 7, KEY)
