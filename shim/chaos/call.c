@@ -63,6 +63,51 @@ static void lose(enum chaos_action action, uint64_t session)
         behind("C_CloseAllSessions", info.slotID, NULL);
 }
 
+/* The wrapped keys of the latest two calls that brought one. */
+static pthread_mutex_t remembering = PTHREAD_MUTEX_INITIALIZER;
+static struct {
+    uint64_t size;
+    uint8_t bytes[8192];
+} unwrapped[2];
+
+static const struct chaos_argument *wrapped_key(unsigned index)
+{
+    const struct chaos_argument *argument = chaos_functions[index].arguments;
+    while (argument->name && strcmp(argument->name, "wrapped") != 0)
+        argument++;
+    return argument->name ? argument : NULL;
+}
+
+static void remember(const struct chaos_argument *key, const uint64_t *words)
+{
+    const uint64_t size = words[key->word + 1];
+    if (!words[key->word] || size > sizeof unwrapped[1].bytes)
+        return;
+    pthread_mutex_lock(&remembering);
+    unwrapped[0] = unwrapped[1];
+    unwrapped[1].size = size;
+    memcpy(unwrapped[1].bytes, (const void *)(uintptr_t)words[key->word], size);
+    pthread_mutex_unlock(&remembering);
+}
+
+/* Another key in place of this one: what the call before brought, if it was as long. In `room`, which the call is
+ * given. */
+static void substitute(const struct chaos_act *act, unsigned index, uint64_t *words, uint8_t *room)
+{
+    const struct chaos_argument *key = wrapped_key(index);
+    int found = 0;
+    if (!key)
+        return;
+    pthread_mutex_lock(&remembering);
+    if (unwrapped[0].size && unwrapped[0].size == words[key->word + 1]) {
+        memcpy(room, unwrapped[0].bytes, unwrapped[0].size);
+        found = 1;
+    }
+    pthread_mutex_unlock(&remembering);
+    if (found && chaos_store_fire(act, index))
+        words[key->word] = (uint64_t)(uintptr_t)room;
+}
+
 static int has_session(unsigned index)
 {
     const struct chaos_argument *first = chaos_functions[index].arguments;
@@ -149,13 +194,16 @@ static void act_after(const struct chaos_act *act, unsigned index, const uint64_
     }
 }
 
-static uint64_t obey(unsigned index, const uint64_t *words, const struct chaos_act *acts, int count)
+static uint64_t obey(unsigned index, const uint64_t *given, const struct chaos_act *acts, int count)
 {
+    uint8_t another[sizeof unwrapped[0].bytes];
+    uint64_t words[PYHA_WORDS];
     struct timespec until = {0};
     struct outputs outputs;
     uint64_t rv = CHAOS_GENERAL_ERROR;
     int answered = 0, held = 0;
 
+    memcpy(words, given, sizeof words);
     for (int i = 0; i < count && !answered; i++)
         if (acts[i].action == CHAOS_ALONE) {
             if (!held)
@@ -163,7 +211,9 @@ static uint64_t obey(unsigned index, const uint64_t *words, const struct chaos_a
             held = 1;
             if (chaos_store_fire(&acts[i], index))
                 until = after(acts[i].value);
-        } else
+        } else if (acts[i].action == CHAOS_SUBSTITUTE)
+            substitute(&acts[i], index, words, another);
+        else
             answered = act_before(&acts[i], index, words, &rv);
     if (!answered) {
         outputs = look(index, words);
@@ -182,6 +232,7 @@ static void in_child(void)
 {
     pthread_mutex_init(&opening, NULL);
     pthread_mutex_init(&alone, NULL);
+    pthread_mutex_init(&remembering, NULL);
 }
 
 static int open_once(void)
@@ -224,6 +275,8 @@ uint64_t chaos_call(unsigned index, const uint64_t *words)
         if (!open_once())
             return CHAOS_GENERAL_ERROR;
     }
+    if (wrapped_key(index))
+        remember(wrapped_key(index), words);
     count = chaos_store_meet(index, words, acts, &rv);
     return count < 0 ? rv : obey(index, words, acts, count);
 }

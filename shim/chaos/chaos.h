@@ -81,6 +81,7 @@ enum chaos_action {
     CHAOS_ALONE,
     CHAOS_LOSE_SESSIONS,
     CHAOS_LOSE_LOGIN,
+    CHAOS_SUBSTITUTE,
 };
 
 enum chaos_when { CHAOS_ALWAYS, CHAOS_NTH, CHAOS_FROM, CHAOS_EVERY };

@@ -13,7 +13,7 @@
 #define LONGEST 86400000UL /* milliseconds: a day */
 
 enum operand { NONE, MILLISECONDS, RV, RV_OR_NONE, STATUS_OR_NONE, SIZE, OFFSET_AND_BYTES };
-enum needs { NOTHING, OUTPUT, LENGTH, SESSION };
+enum needs { NOTHING, OUTPUT, LENGTH, SESSION, WRAPPED };
 
 static const struct {
     const char *name;
@@ -33,6 +33,7 @@ static const struct {
     [CHAOS_ALONE] = {"one-at-a-time", MILLISECONDS, NOTHING},
     [CHAOS_LOSE_SESSIONS] = {"lose-sessions", NONE, SESSION},
     [CHAOS_LOSE_LOGIN] = {"lose-login", NONE, SESSION},
+    [CHAOS_SUBSTITUTE] = {"substitute", NONE, WRAPPED},
 };
 #define ACTIONS (sizeof actions / sizeof *actions)
 
@@ -260,6 +261,8 @@ static int read_action(struct chaos_entry *entry, size_t count, char **words, co
             return wrong(to, "%s gives no %s", function->name, needs == LENGTH ? "length" : "output");
         if (needs == SESSION && (!function->arguments->name || strcmp(function->arguments->name, "session") != 0))
             return wrong(to, "%s has no session", function->name);
+        if (needs == WRAPPED && !argument_of(entry->function, "wrapped"))
+            return wrong(to, "%s takes no wrapped key", function->name);
     }
     return read_operand(&entry->act, actions[action].operand, count - 1, words + 1, to);
 }

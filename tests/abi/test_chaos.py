@@ -2,6 +2,8 @@
 
 import os
 import stat
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -370,6 +372,17 @@ def test_a_plan_written_by_hand(member: Connection, plan: Plan) -> None:
     assert plan.fired() == ["C_GenerateRandom"]
 
 
+def test_of_two_like_lines_each_counts_for_itself(member: Connection, plan: Plan) -> None:
+    session = member.open_session(soon())
+    twice = plan.path.read_text() + "C_GenerateRandom -> delay 0\n" * 2
+    for text in (twice, "# changed\n" + twice):
+        plan.path.write_text(text)
+        tell(plan.path)
+        assert random(member, session) == ck.CKR_OK
+    told = [line.split()[:2] for line in plan.journal("fired")]
+    assert told == [["-", "1"], ["-", "1"], ["-", "2"], ["-", "2"]]
+
+
 def test_a_change_with_a_mistake_is_named_and_the_old_plan_goes_on(
     capfd: pytest.CaptureFixture[str], connect: Connect, plan: Plan
 ) -> None:
@@ -440,6 +453,47 @@ def test_a_journal_that_cannot_be_written_is_said_once(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith(f"pyha-chaos: {journal}: what fires cannot be written: ")
     assert not plan.path.with_name("elsewhere").exists()
+
+
+def test_a_plan_that_changes_while_threads_call(member: Connection, plan: Plan) -> None:
+    sessions = [member.open_session(soon()) for _ in range(6)]
+    stop = threading.Event()
+
+    def work(session: int) -> set[int]:
+        answers: set[int] = set()
+        while not stop.is_set():
+            answers.add(random(member, session))
+        return answers
+
+    running = [start(work, session) for session in sessions]
+    for _ in range(60):
+        plan.set("C_GenerateRandom every=3 -> answer CKR_CANCEL", "C_GenerateRandom nth=5 -> hang", "any -> delay 0")
+        plan.set("any once -> one-at-a-time 1")
+    stop.set()
+    plan.set()
+    answers = set[int]().union(*(future.result(30) for future in running))
+    assert answers == {ck.CKR_OK, ck.CKR_CANCEL}
+
+
+def test_a_forked_child_counts_from_zero_and_obeys(plan: Plan) -> None:
+    plan.set("C_GetInfo nth=2 -> answer CKR_CANCEL")
+    script = """if True:
+        import ctypes, os, sys
+        module = ctypes.CDLL(sys.argv[1])
+        room = ctypes.create_string_buffer(256)
+        assert module.C_GetFunctionList(ctypes.byref(ctypes.c_void_p())) == 0
+        print(module.C_GetInfo(room), flush=True)
+        child = os.fork()
+        answers = [module.C_GetInfo(room), module.C_GetInfo(room)]
+        if child == 0:
+            print(*answers, flush=True)
+            os._exit(0)
+        os.waitpid(child, 0)
+        print(*answers)
+    """
+    done = run([sys.executable, "-c", script, chaos_module()], plan.environment)
+    lost = ck.CKR_CRYPTOKI_NOT_INITIALIZED
+    assert (done.stdout.splitlines(), done.stderr) == ([f"{lost}", f"{lost} 1", f"1 {lost}"], "")
 
 
 def test_functions_of_3_0_where_the_wrapped_module_has_them(tmp_path: Path) -> None:

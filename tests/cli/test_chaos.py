@@ -40,6 +40,7 @@ GOOD = [
     "C_GetAttributeValue -> length +8",
     "C_Logout -> lose-sessions",
     "any -> lose-login",
+    "C_UnwrapKey mechanism=CKM_AES_KEY_WRAP -> substitute",
     "C_EncryptMessage -> hang",
 ]
 
@@ -86,6 +87,7 @@ WRONG = {
     "C_Sign -> write 0 00": '00 is not "text" or hex:0a0b, 1 to 64 bytes',
     "C_Logout -> corrupt": "C_Logout gives no output",
     "C_GenerateRandom -> length 3": "C_GenerateRandom gives no length",
+    "C_WrapKey -> substitute": "C_WrapKey takes no wrapped key",
     "C_GetSlotInfo -> lose-login": "C_GetSlotInfo has no session",
     "C_Sign \x01 -> hang": "a control character",
     "C_Sign " + "x" * 600: "longer than 511 bytes",

@@ -75,3 +75,16 @@ def test_a_key_whose_proof_is_corrupted_is_refused_and_nothing_is_left(
         plans[index].set()
         it.app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, private)
         it.everywhere(b"made", 2)
+
+
+def test_another_key_in_place_of_the_copy_is_refused(group: Group, tmp_path: Path) -> None:
+    made, plans = rehearsal(group, tmp_path)
+    template = {**STAYS, ck.CKA_VALUE_LEN: 32, ck.CKA_ENCRYPT: True}
+    with scene(made) as it:
+        it.app.generate(ck.CKM_AES_KEY_GEN, template)
+        before = it.inventory()
+        plans[1].set("C_UnwrapKey once -> substitute")
+        with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
+            it.app.generate(ck.CKM_AES_KEY_GEN, template)
+        assert plans[1].fired() == ["C_UnwrapKey"]
+        assert it.inventory() == before
