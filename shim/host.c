@@ -22,11 +22,14 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "module.h"
 #include "protocol.h"
 
 #define SIGNAL_STACK 65536 /* room for the widest register file, twice */
+#define GRACE 5000         /* ms that calls under way have once the application is gone */
+#define SLICE 5            /* ms between two looks at them */
 
 struct arena {
     struct arena *next;
@@ -68,13 +71,28 @@ static void catch_fatal_signals(void)
     atexit(note_death); /* a module that calls exit() */
 }
 
-/* Ends the helper when the application is gone (its pidfd), has exec'ed or shut the socket. Reads nothing. */
+static int in_a_call(void)
+{
+    for (struct arena *arena = atomic_load(&serving); arena; arena = arena->next)
+        if (atomic_load(&arena->shared->request) == pyha_next(atomic_load(&arena->shared->reply)))
+            return 1;
+    return 0;
+}
+
+/*
+ * Ends the helper when the application is gone (its pidfd), has exec'ed or shut the socket. Reads nothing.
+ * A call that is under way may return first: nobody waits for its answer, but a module that is stopped while it writes
+ * may spoil its token (SoftHSM's C_Login truncates the token's file before it writes it). Whoever wants an end at once
+ * sends SIGKILL as well.
+ */
 static void *watch(void *unused)
 {
     struct pollfd watched[] = {{PYHA_CONTROL_FD, POLLRDHUP, 0}, {PYHA_APPLICATION_FD, POLLIN, 0}};
     (void)unused;
     while (poll(watched, 2, -1) <= 0)
         ;
+    for (int waited = 0; waited < GRACE && in_a_call(); waited += SLICE)
+        poll(NULL, 0, SLICE);
     _exit(0);
 }
 
@@ -188,6 +206,8 @@ static void obey(void)
     ssize_t size = recvmsg(PYHA_CONTROL_FD, &envelope, MSG_CMSG_CLOEXEC);
     if (size < 0 && errno == EINTR)
         return;
+    while (size <= 0)
+        pause(); /* the end of the application, or of the socket: the watching thread has noticed it as well */
     if (size != sizeof message)
         _exit(0);
     struct cmsghdr *header = CMSG_FIRSTHDR(&envelope);
