@@ -9,6 +9,7 @@ Sources: SEMANTICS.md sections 1 and 2; PKCS #11 Base Specification 2.40 section
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from pyha.abi.info import pack
@@ -52,8 +53,8 @@ class Provider:
     def __init__(self, groups: list[GroupRuntime], threads: bool = True) -> None:
         """`threads`: the application allows us threads of our own."""
         for group in groups:
-            if not threads and group.recovery_mode is RecoveryMode.BACKGROUND:
-                group.recovery_mode = RecoveryMode.ON_CALL
+            if not threads and group.recovery.mode is RecoveryMode.BACKGROUND:
+                group.recovery = replace(group.recovery, mode=RecoveryMode.ON_CALL)
         self._monitor = Monitor(groups)
         self._groups = {group.slot: group for group in groups}
         self._sessions: dict[int, VirtualSession] = {}
@@ -96,7 +97,7 @@ class Provider:
         if route is Route.REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
-        if group.recovery_mode is RecoveryMode.ON_CALL:
+        if group.recovery.mode is RecoveryMode.ON_CALL:
             recovery.on_call(group)
         try:
             if route is Route.EVERY:

@@ -9,7 +9,8 @@ Source: SEMANTICS.md sections 1, 3 and 4.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from pyha.ha.settings import Role
+from pyha.ha.recovery import UNTRIED, Attempts, due_at
+from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 
 
 class State(Enum):
@@ -31,10 +32,24 @@ class Cause(Enum):
     NOT_A_MEMBER = "not a member any more"  # only the operator can mend that
 
 
+class Occasion(Enum):
+    """What gives rise to recovery attempts."""
+
+    TIME = "time"  # the monitor's thread, whatever the application does
+    CALL = "call"  # the application's next call of any kind
+    LOGIN = "login"  # the application has just logged in
+    OPERATOR = "operator"  # the recover command
+
+
+_AUTOMATIC = (Cause.LOST, Cause.DIFFERS)
+_AT_LOGIN = (Cause.AWAITING_LOGIN, Cause.LOGIN_REFUSED)
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One member. `generation` counts its connections, from 0; `reason` says why it is out, in one phrase, `cause` what
-    that means for its way back. `unsynchronised`: it serves without having been compared with another member."""
+    """One member. `generation` counts its connections and the attempts at one, from 0; `reason` says why it is out, in
+    one phrase, `cause` what that means for its way back. `unsynchronised`: it serves without having been compared with
+    another member. `attempts`: to bring it back; `losses`: how often it was in, or should have come, and failed."""
 
     name: str
     role: Role = Role.ACTIVE
@@ -43,6 +58,8 @@ class Member:
     reason: str = "not contacted yet"
     cause: Cause | None = None
     unsynchronised: bool = False
+    attempts: Attempts = UNTRIED
+    losses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +77,9 @@ class Group:
     def joined(self, index: int, generation: int, unsynchronised: bool = False) -> "Group":
         """The member at `index` is connected, logged in where that is due, and may serve."""
         member = self.members[index]
-        if member.state is State.DISABLED or generation < member.generation:
+        # A connection that was lost is no member, even if whoever made it comes late.
+        over = generation < member.generation or (generation == member.generation and member.state is State.FAILED)
+        if member.state is State.DISABLED or over:
             return self
         came = replace(
             member,
@@ -77,14 +96,64 @@ class Group:
         member = self.members[index]
         if member.state not in (State.IN, State.RECOVERING) or generation < member.generation:
             return self
-        out = replace(member, state=State.FAILED, generation=generation, reason=reason, cause=cause)
+        # Without a cause it was not out yet: an attempt that ends without it is no loss.
+        losses = member.losses + (member.cause is None)
+        out = replace(
+            member,
+            state=State.FAILED,
+            generation=generation,
+            reason=reason,
+            cause=cause,
+            unsynchronised=False,
+            losses=losses,
+        )
         return self._with(index, out)
 
+    # -- recovery -----------------------------------------------------------------------------------------------
+
     def recovering(self, index: int) -> "Group":
-        """Somebody brings the failed member at `index` back; the group itself where it is not failed (another does so
-        already)."""
+        """Somebody brings the failed member at `index` back, in its next generation; the group itself where it is not
+        failed (another does so already)."""
         member = self.members[index]
-        return self._with(index, replace(member, state=State.RECOVERING)) if member.state is State.FAILED else self
+        if member.state is not State.FAILED:
+            return self
+        # A generation of its own from the start: late news of the lost connection must not end the attempt.
+        return self._with(index, replace(member, state=State.RECOVERING, generation=member.generation + 1))
+
+    def returned(self, index: int, generation: int, now: float, unsynchronised: bool = False) -> "Group":
+        """The attempt `generation` brought the member back at `now` (monotonic seconds)."""
+        after = self.joined(index, generation, unsynchronised)
+        return after._attempted(index, after.members[index].attempts.returned(now)) if after is not self else self
+
+    def stays_out(self, index: int, generation: int, reason: str, now: float, cause: Cause = Cause.LOST) -> "Group":
+        """The attempt `generation` ended without the member at `now` (monotonic seconds)."""
+        after = self.lost(index, generation, reason, cause)
+        return after._attempted(index, after.members[index].attempts.failed(now)) if after is not self else self
+
+    def _attempted(self, index: int, attempts: Attempts) -> "Group":
+        return self._with(index, replace(self.members[index], attempts=attempts))
+
+    def due(self, settings: RecoverySettings, occasion: Occasion, now: float) -> tuple[int, ...]:
+        """The members that are to be tried on this occasion at `now` (monotonic seconds).
+
+        Interval and number bound what is tried by itself; who logs in or commands asks for an attempt now. A member
+        that is none any more is never tried.
+        """
+        if occasion is Occasion.LOGIN:
+            return self.failed(*_AT_LOGIN)
+        if occasion is Occasion.OPERATOR:
+            return self.failed(*_AUTOMATIC, *_AT_LOGIN)
+        if settings.mode is not _MODE_OF[occasion]:
+            return ()
+        times = ((index, due_at(settings, self.members[index].attempts)) for index in self.failed(*_AUTOMATIC))
+        return tuple(index for index, at in times if at is not None and now >= at)
+
+    def next_due(self, settings: RecoverySettings) -> float | None:
+        """When the monitor has something to try (monotonic seconds), None where there is nothing it could try."""
+        if settings.mode is not RecoveryMode.BACKGROUND:
+            return None
+        times = (due_at(settings, self.members[index].attempts) for index in self.failed(*_AUTOMATIC))
+        return min((at for at in times if at is not None), default=None)
 
     def failed(self, *causes: Cause) -> tuple[int, ...]:
         """The members that are out for one of these causes."""
@@ -109,9 +178,17 @@ class Group:
         active = tuple(index for index in inside if self.members[index].role is Role.ACTIVE)
         return active or inside
 
+    def promoted(self) -> bool:
+        """Standby members serve, because no active one is left."""
+        serving = self.serving()
+        return bool(serving) and self.members[serving[0]].role is Role.STANDBY
+
     def complete(self) -> bool:
         """Every configured member is in."""
         return all(member.state is State.IN for member in self.members)
 
     def _in(self) -> tuple[int, ...]:
         return tuple(index for index, member in enumerate(self.members) if member.state is State.IN)
+
+
+_MODE_OF = {Occasion.TIME: RecoveryMode.BACKGROUND, Occasion.CALL: RecoveryMode.ON_CALL}

@@ -1,7 +1,7 @@
 """When a lost member is tried again.
 
-Pure: told the time, never asks for it. One rule for every mode; who applies it - a thread, the application's next
-call, the operator - is the runtime's. The seed's pseudo-code lost its `else`; the rule meant is: on failure count the
+Pure: told the time, never asks for it. One rule for every mode; who applies it - a thread, the application's next call,
+the operator - is `pyha.ha.group`'s. The seed's pseudo-code lost its `else`; the rule meant is: on failure count the
 attempt, else clear the count and the member is back.
 
 Source: SEMANTICS.md section 4 (recovery).
@@ -17,19 +17,23 @@ NEVER = float("-inf")
 @dataclass(frozen=True, slots=True)
 class Attempts:
     """What has been tried for one member. `count`: failed attempts since it was last in. `last`: monotonic seconds of
-    the latest."""
+    the latest. `total`: all attempts ever."""
 
     count: int = 0
     last: float = NEVER
+    total: int = 0
 
     def failed(self, now: float) -> "Attempts":
         """One more attempt failed."""
-        return replace(self, count=self.count + 1, last=now)
+        return replace(self, count=self.count + 1, last=now, total=self.total + 1)
 
     def returned(self, now: float) -> "Attempts":
         """The member is back: the count starts again. The time stays, so that a member that comes and goes is tried no
         more often than one that stays away."""
-        return Attempts(0, now)
+        return Attempts(0, now, self.total + 1)
+
+
+UNTRIED = Attempts()
 
 
 def due_at(settings: RecoverySettings, attempts: Attempts) -> float | None:
@@ -38,9 +42,3 @@ def due_at(settings: RecoverySettings, attempts: Attempts) -> float | None:
     if settings.attempts == 0 or (settings.attempts > 0 and attempts.count >= settings.attempts):
         return None
     return attempts.last + settings.interval
-
-
-def is_due(settings: RecoverySettings, attempts: Attempts, now: float) -> bool:
-    """Whether an attempt is due."""
-    at = due_at(settings, attempts)
-    return at is not None and now >= at

@@ -19,7 +19,6 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.ha.group import Cause, Group, Member, State
-from pyha.ha.recovery import Attempts
 from pyha.ha.selection import least_busy, mean_after
 from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
 from pyha.runtime import log
@@ -86,8 +85,7 @@ class GroupRuntime:
             )
         )
         self.connections: list[Connection | None] = [None] * count
-        self.attempts = [Attempts()] * count
-        self.recovery_mode = settings.recovery.mode
+        self.recovery = settings.recovery  # with the mode that is possible here
         self.on_news: Callable[[], None] = lambda: None
         # Creations and changes share it; who compares a returned member with the others is alone.
         self.changes = Gate()
@@ -203,7 +201,7 @@ class GroupRuntime:
             if self._closed:
                 return None
             self.value = before.recovering(index)
-            return self.value.members[index].generation + 1 if self.value is not before else None
+            return self.value.members[index].generation if self.value is not before else None
 
     def join(self, index: int, connection: Connection, unsynchronised: bool) -> None:
         """A recovered member serves from now on. Raises MemberLost where C_Finalize came meanwhile."""
@@ -211,16 +209,14 @@ class GroupRuntime:
             if self._closed:
                 raise MemberLost("the module was finalized")
             self.connections[index] = connection
-            self.value = self.value.joined(index, connection.generation, unsynchronised)
-            self.attempts[index] = self.attempts[index].returned(self.clock())
+            self.value = self.value.returned(index, connection.generation, self.clock(), unsynchronised)
             self._audited.discard(index)
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
         """An attempt ended without the member; said when the reason is a new one."""
         with self._lock:
             before = self.value.members[index]
-            self.value = self.value.lost(index, generation, reason, cause)
-            self.attempts[index] = self.attempts[index].failed(self.clock())
+            self.value = self.value.stays_out(index, generation, reason, self.clock(), cause)
         if before.reason != reason and not self._closed:
             log.log("warning", f'group "{self.settings.label}": member {self.name(index)} stays out: {reason}')
 

@@ -9,13 +9,14 @@ Source: SEMANTICS.md section 4.
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 from pyha.abi.threads import start_thread
-from pyha.ha.recovery import due_at
+from pyha.ha.group import Occasion
 from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.recovery import AUTOMATIC, due, recover
+from pyha.runtime.recovery import due, recover
 
 PROBE_INTERVAL = 10.0
 """Seconds without a call after which a member is probed."""
@@ -25,7 +26,7 @@ class Monitor:
     """Watches the groups that recover in the background."""
 
     def __init__(self, groups: Sequence[GroupRuntime]) -> None:
-        self._groups = [group for group in groups if group.recovery_mode is RecoveryMode.BACKGROUND]
+        self._groups = [group for group in groups if group.recovery.mode is RecoveryMode.BACKGROUND]
         self._news = threading.Event()
         self._stopped = False
         self._started = False
@@ -49,7 +50,7 @@ class Monitor:
                     "warning", f"no thread for the monitor ({reason}): members recover within the application's calls"
                 )
                 for group in self._groups:
-                    group.recovery_mode = RecoveryMode.ON_CALL
+                    group.recovery = replace(group.recovery, mode=RecoveryMode.ON_CALL)
 
     def stop(self) -> None:
         """C_Finalize: the thread ends by itself; nobody waits for it."""
@@ -65,7 +66,7 @@ class Monitor:
     def _run(self) -> None:
         while not self._stopped:
             for group in self._groups:
-                for index in due(group):
+                for index in due(group, Occasion.TIME):
                     if self._stopped:
                         return
                     recover(group, index)
@@ -77,8 +78,7 @@ class Monitor:
         """Seconds until the next thing is due."""
         pause = PROBE_INTERVAL
         for group in self._groups:
-            for index in group.value.failed(*AUTOMATIC):
-                at = due_at(group.settings.recovery, group.attempts[index])
-                if at is not None:
-                    pause = min(pause, max(0.0, at - group.clock()))
+            at = group.value.next_due(group.recovery)
+            if at is not None:
+                pause = min(pause, max(0.0, at - group.clock()))
         return pause

@@ -7,11 +7,9 @@ Source: SEMANTICS.md section 4 (recovery).
 """
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.group import Cause
+from pyha.ha.group import Cause, Occasion
 from pyha.ha.identity import READ, Identity, with_twins
 from pyha.ha.inventory import compare
-from pyha.ha.recovery import is_due
-from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.binding import value_hash
@@ -20,9 +18,6 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
-
-AUTOMATIC = (Cause.LOST, Cause.DIFFERS)
-AT_LOGIN = (Cause.AWAITING_LOGIN, Cause.LOGIN_REFUSED)
 
 
 class NotYet(Exception):
@@ -33,22 +28,20 @@ class NotYet(Exception):
         self.cause = cause
 
 
-def due(group: GroupRuntime) -> list[int]:
-    """The members whose next automatic attempt is due now."""
-    settings, now = group.settings.recovery, group.clock()
-    return [index for index in group.value.failed(*AUTOMATIC) if is_due(settings, group.attempts[index], now)]
+def due(group: GroupRuntime, occasion: Occasion) -> tuple[int, ...]:
+    """The members that are to be tried now."""
+    return group.value.due(group.recovery, occasion, group.clock())
 
 
 def on_call(group: GroupRuntime) -> None:
     """The seed's rule, inside the application's own call: what is due is tried before the call goes on."""
-    if group.recovery_mode is RecoveryMode.ON_CALL:
-        for index in due(group):
-            recover(group, index)
+    for index in due(group, Occasion.CALL):
+        recover(group, index)
 
 
 def after_login(group: GroupRuntime) -> None:
     """The application has logged in: members that waited for that are tried, once."""
-    for index in group.value.failed(*AT_LOGIN):
+    for index in due(group, Occasion.LOGIN):
         recover(group, index)
 
 
@@ -59,7 +52,7 @@ def recover(group: GroupRuntime, index: int) -> bool:
     if generation is None:
         return False
     label = f'group "{group.settings.label}": member {group.name(index)}'
-    log.log("notice", f"{label}: recovery attempt {group.attempts[index].count + 1}")
+    log.log("notice", f"{label}: recovery attempt {group.value.members[index].attempts.count + 1}")
     connection = group.new_connection(index, generation)
     reason, cause = "", Cause.LOST
     try:
