@@ -191,6 +191,13 @@ def test_a_bit_of_the_last_output_flips(member: Connection, plan: Plan) -> None:
     assert plan.fired() == ["C_Digest"]
 
 
+def test_a_length_that_is_wrong_already_leads_nowhere(member: Connection, plan: Plan) -> None:
+    session = member.open_session(soon())
+    plan.set("C_Digest -> length 100000", "C_Digest -> corrupt", "C_Digest -> write 99999 hex:00")
+    assert digest(member, session)[0] == ck.CKR_DEVICE_ERROR
+    assert len(plan.fired()) == 1
+
+
 def test_bytes_written_into_an_output(member: Connection, plan: Plan, token: SoftHSMToken) -> None:
     plan.set('C_GetTokenInfo -> write 80 "another serial  "', "C_OpenSession -> write 0 hex:0000000000000000")
     assert serial(member) == b"another serial  "
