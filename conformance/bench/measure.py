@@ -4,12 +4,14 @@ All targets are open at once, each in a process of its own that sleeps while it 
 them one short slice; the order turns with the rounds, so that nobody is always measured behind the same neighbour.
 """
 
+import compileall
 import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyha
 from conformance.bench.driver import Driver, DriverFailed, children, compile_driver, cores, pss
 from conformance.bench.result import OPERATIONS, Crowd, Memory, Operation, Result, Startup
 from conformance.bench.slices import Slice
@@ -42,6 +44,8 @@ class Bench:
         self._directory = directory
         self._say = say
         self._program = compile_driver(directory)
+        # As an installation does: the module itself never writes bytecode, and would compile at every start.
+        compileall.compile_dir(str(Path(pyha.__file__).parent), quiet=1)
         machine = f"{cores()} cores, CPython {platform.python_version()}, Linux {platform.release().split('-')[0]};"
         self.result = Result(
             list(plan.targets), machine, list(plan.threads), plan.rounds, plan.milliseconds, plan.objects
