@@ -79,8 +79,11 @@ def admit(group: GroupRuntime) -> None:
     for index, connection in group.present():
         try:
             told.append((index, connection, locate(group, connection, group.deadline())))
-        except (NotAdmitted, SearchFailed, SessionRefused) as refusal:
+        except NotAdmitted as refusal:
             group.lost(index, connection.generation, f"not a member any more: {refusal}", Cause.NOT_A_MEMBER)
+        except (SearchFailed, SessionRefused) as failure:
+            # What could not be looked for may well be there: this one comes back by itself.
+            group.lost(index, connection.generation, f"its domain keys could not be looked for: {failure}")
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
     expected: dict[DomainKey, bytes] = {}

@@ -14,7 +14,7 @@ from pyha.cryptoki.functions import Function
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
-from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
 
 POISON_LIMIT = 2
 """Helpers that one call may take down before it gets its error instead of another member (SEMANTICS.md section 3)."""
@@ -74,7 +74,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
         start = group.clock()
         try:
             return settle(group, policy, index, connection, start + group.patience(function))
-        except NotThere as absence:
+        except (NotThere, MemberBusy) as absence:
             missing = absence.rv
         except (SessionRefused, Abandoned) as refusal:
             return refusal.rv, []

@@ -252,7 +252,9 @@ class Connection:
             self._idle.append(session)
 
     def discard(self, session: int, deadline: float) -> None:
-        """Close a session that may be spoilt. A member that is gone has none; and without memory it stays open."""
+        """Close a session that may be spoilt. A member that is gone has none; without memory or time it stays open."""
+        if self.clock() >= deadline:
+            return  # a call that may not wait at all would end a member that is only busy
         with contextlib.suppress(MemberLost, MemoryError):
             self.call("C_CloseSession", deadline, session)
 
@@ -404,11 +406,12 @@ class Connection:
         return mechanism in self._codecs.mechanisms
 
     def enter_catalogue(self, deadline: float, alone: bool) -> None:
-        """Creation and destruction (`alone`) exclude searches on one member. Raises MemberLost at the deadline."""
+        """Creation and destruction (`alone`) exclude searches on one member. Raises MemberBusy at the deadline."""
         try:
             self.catalogue.enter(deadline, alone, self.clock)
         except GateTimeout:
-            raise MemberLost("an earlier call holds its objects past the deadline") from None
+            # Not lost: making a key may take longer than this call may wait, and who is inside has a deadline itself.
+            raise MemberBusy(ck.CKR_DEVICE_ERROR) from None
 
 
 class SessionRefused(Exception):
@@ -417,3 +420,7 @@ class SessionRefused(Exception):
     def __init__(self, rv: int) -> None:
         super().__init__(rv_name(rv))
         self.rv = rv
+
+
+class MemberBusy(SessionRefused):
+    """The member's objects are in use by an earlier call for longer than this one may wait; another may serve it."""

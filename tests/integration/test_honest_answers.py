@@ -1,7 +1,9 @@
 """An answer of CKR_OK is about every member, and an application's bad luck with one call stays with that call."""
 
 import json
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,31 @@ def test_a_record_is_sealed_when_its_key_becomes_unextractable(group: Group) -> 
         assert app.set(session, key, {ck.CKA_EXTRACTABLE: False}) == OK
     for token in made.tokens:
         assert [record["domain"] for record in records_on(token)] == ["sealed-rsa"]
+
+
+def test_a_member_whose_keys_could_not_be_looked_for_is_not_cast_out(group: Group, tmp_path: Path) -> None:
+    """Only what was seen to lack the domain keys stays out until the operator looks at it."""
+    made, faulty = faulty_client(group, tmp_path, "search")
+    made.reconfigure(lambda settings: replace(settings, recovery=replace(settings.recovery, interval=0.1)))
+    with client(made.module, made.environment) as app:
+        faulty.plan(1, "C_FindObjectsInit", Fault.ANSWER, ck.CKR_GENERAL_ERROR)
+        app.logged_in(app.slot_of("search"))
+        assert "member search-1 lost: its domain keys could not be looked for" in made.logged()
+        assert "not a member any more" not in made.logged()
+
+
+def test_a_search_beside_a_slow_key_generation_costs_no_member(group: Group, tmp_path: Path) -> None:
+    made, faulty = faulty_client(group, tmp_path, "slow")
+    made.reconfigure(lambda settings: replace(settings, deadline=0.5, slow_deadline=6.0))
+    with client(made.module, made.environment) as app:
+        slot = app.slot_of("slow")
+        session, other = app.logged_in(slot), app.logged_in(slot)
+        faulty.plan(0, "C_GenerateKeyPair", Fault.HANG)
+        maker = threading.Thread(target=ec_pair, args=(app, session))
+        maker.start()
+        while 0 in faulty.waiting():
+            pass
+        assert app.find(other, {ck.CKA_LABEL: b"nothing"}) == (OK, [])
+        assert " lost: " not in made.logged()
+        maker.join()
+        assert "member slow-0 lost: C_GenerateKeyPair did not return" in made.logged()

@@ -10,7 +10,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime, NobodyLeft
-from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
 
 Step = int | Exception
 
@@ -139,6 +139,8 @@ crash: Callable[[], MemberLost] = lambda: MemberLost("crashed", culprit=True)  #
         ([[SessionRefused(ck.CKR_SESSION_COUNT)], []], ck.CKR_SESSION_COUNT, [0], [], []),
         # an object that one member lacks is used where it is; nobody is lost for it
         ([[NotThere(ck.CKR_KEY_HANDLE_INVALID)], []], ck.CKR_OK, [0, 1], [], []),
+        ([[MemberBusy(ck.CKR_DEVICE_ERROR)], []], ck.CKR_OK, [0, 1], [], []),
+        ([[MemberBusy(ck.CKR_DEVICE_ERROR)]], ck.CKR_DEVICE_ERROR, [0], [], []),
         (
             [[NotThere(ck.CKR_KEY_HANDLE_INVALID)], [NotThere(ck.CKR_KEY_HANDLE_INVALID)]],
             ck.CKR_KEY_HANDLE_INVALID,
