@@ -64,6 +64,7 @@ class Scene:
             path = directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(self.fill(text))
+            path.chmod(0o700 if text.startswith("#!") else 0o600)
         self._servers: list[subprocess.Popen[str]] = []
         self._killed = 0
 

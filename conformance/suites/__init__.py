@@ -1,6 +1,29 @@
 """The clients, in order of importance."""
 
 from conformance.steps import Suite
-from conformance.suites import java_sunpkcs11, nginx, openssl, pkcs11_tool
+from conformance.suites import (
+    curl,
+    gnutls,
+    java_sunpkcs11,
+    nginx,
+    nss,
+    openssh,
+    openssl,
+    p11_kit,
+    pkcs11_tool,
+    python_clients,
+)
 
-SUITES: tuple[Suite, ...] = (pkcs11_tool.SUITE, openssl.SUITE, java_sunpkcs11.SUITE, nginx.SUITE)
+SUITES: tuple[Suite, ...] = (
+    pkcs11_tool.SUITE,
+    openssl.SUITE,
+    java_sunpkcs11.SUITE,
+    nginx.SUITE,
+    python_clients.PYTHON_PKCS11,
+    python_clients.PYKCS11,
+    gnutls.SUITE,
+    nss.SUITE,
+    p11_kit.SUITE,
+    openssh.SUITE,
+    curl.SUITE,
+)

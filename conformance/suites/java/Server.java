@@ -6,6 +6,7 @@ import java.net.InetAddress;
 import java.nio.file.*;
 import java.security.*;
 import java.security.cert.Certificate;
+import java.security.cert.X509Certificate;
 import java.util.concurrent.*;
 import java.util.concurrent.atomic.AtomicInteger;
 import javax.net.ssl.*;
@@ -28,6 +29,9 @@ public class Server {
         KeyStore store = KeyStore.getInstance("PKCS11", token);
         store.load(null, arguments[1].toCharArray());
         Certificate[] chain = store.getCertificateChain(arguments[2]);
+
+        for (Certificate each : chain)
+            System.out.println("chain: " + ((X509Certificate) each).getSubjectX500Principal());
 
         KeyManagerFactory keys = KeyManagerFactory.getInstance("SunX509");
         keys.init(store, null);
