@@ -59,6 +59,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
     function = policy.function
     excluded: set[int] = set()
     poisoned = 0
+    moved = False
     missing: int | None = None
     while True:
         index = policy.choose(excluded)
@@ -66,6 +67,9 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             if missing is not None:
                 return missing, []
             raise group.nobody_left()
+        if moved:
+            group.count_failover()
+            moved = False
         excluded.add(index)
         try:
             connection, weight = group.enter(index, function)
@@ -80,6 +84,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             return refusal.rv, []
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
+            moved = True
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
@@ -102,6 +107,8 @@ def settle(
         except SearchFailed as failure:
             # A search of our own, on the way to the call: what it answered is not the application's.
             rv, results, ours = failure.rv, [], True
+        if rv:
+            group.count_error(index, rv)
         judgement = verdict(policy.function.route, rv)
         if judgement is Verdict.ANSWER or judgement in taken:
             if ours:

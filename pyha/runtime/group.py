@@ -29,6 +29,7 @@ from pyha.runtime.objects import ObjectTable
 from pyha.runtime.pinsource import PinUnavailable
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.settings import GroupSettings
+from pyha.runtime.status import INTERVAL, NOW, Publisher, count_error
 
 Connect = Callable[[int, int], Connection]
 """(member index, generation) -> a Connection that was not connected yet."""
@@ -92,7 +93,8 @@ class GroupRuntime:
         self._used = [0.0] * count
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
-        self.served = [0] * count
+        self.status = Publisher(settings, clock)
+        self.watched = False  # a monitor looks after the status
         self._means: dict[int, float] = {}
         # Short-lived processes that each make one signature shall not all begin with the same member.
         self._first_turn = int.from_bytes(os.urandom(2))
@@ -124,6 +126,8 @@ class GroupRuntime:
                             self._bring_in(index)
                     self._contacted = True
                     self._learn()
+                    self._tell()
+                    self.status.due = NOW
         if not self.value.serving():
             raise self.nobody_left()
 
@@ -191,7 +195,8 @@ class GroupRuntime:
             connection.close()
         if changed and not self._closed:
             log.log("error", f'group "{self.settings.label}": member {self.name(index)} lost: {reason}')
-            self.on_news()
+            if self._contacted:
+                self._tell()
 
     def begin_recovery(self, index: int) -> int | None:
         """Claim the one attempt to bring a failed member back: its new generation; None where it is not for us to
@@ -211,12 +216,14 @@ class GroupRuntime:
             self.connections[index] = connection
             self.value = self.value.returned(index, connection.generation, self.clock(), unsynchronised)
             self._audited.discard(index)
+        self._tell()
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
         """An attempt ended without the member; said when the reason is a new one."""
         with self._lock:
             before = self.value.members[index]
             self.value = self.value.stays_out(index, generation, reason, self.clock(), cause)
+        self._tell()
         if before.reason != reason and not self._closed:
             log.log("warning", f'group "{self.settings.label}": member {self.name(index)} stays out: {reason}')
 
@@ -309,18 +316,63 @@ class GroupRuntime:
         weight = self._means.get(function.index, 0.001)
         with self._lock:
             self.loads[index] += weight
+            self.status.in_flight[index] += 1
         return connection, weight
 
     def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
         """The call came back after `seconds`."""
         self._means[function.index] = mean_after(self._means.get(function.index), seconds)
-        self._used[index] = self.clock()
-        self.add_load(index, -weight)
+        self._used[index] = now = self.clock()
+        with self._lock:
+            # Floats do not cancel exactly; idle members must compare as equal.
+            load = self.loads[index] - weight
+            self.loads[index] = load if load > 1e-9 else 0.0
+            self.status.in_flight[index] -= 1
+        if now >= self.status.due:
+            self._status_due(now)
 
     def count_served(self, index: int) -> None:
         """The member completed an operation for the application: a signature, some random bytes."""
         with self._lock:
-            self.served[index] += 1
+            self.status.served[index] += 1
+
+    # -- status -------------------------------------------------------------------------------------------------
+
+    def count_error(self, index: int, rv: int) -> None:
+        """The member answered a call with this CK_RV, which is not CKR_OK."""
+        with self._lock:
+            count_error(self.status.errors[index], rv)
+
+    def count_failover(self) -> None:
+        """A call goes on to another member because its own was lost."""
+        with self._lock:
+            self.status.failovers += 1
+
+    def refresh_status(self) -> bool:
+        """The monitor's look: publish what has changed. False: nothing did, and the next call will say so."""
+        if self._publish():
+            self.status.due = self.clock() + 3 * INTERVAL
+            return True
+        self.status.due = NOW
+        # Once more: what came between found nobody to tell.
+        return self._publish()
+
+    def _tell(self) -> None:
+        """A member came or went: it is published, and the monitor may have something to do."""
+        self._publish()
+        self.on_news()
+
+    def _publish(self) -> bool:
+        return self.status.publish(self.value, self.recovery.mode)
+
+    def _status_due(self, now: float) -> None:
+        if self.watched and self.status.due == NOW:
+            # It wakes up the monitor once; one that is held up elsewhere is not waited for.
+            self.status.due = now + 3 * INTERVAL
+            self.on_news()
+        else:
+            self.status.due = now + INTERVAL
+            self._publish()
 
     # -- login on members ---------------------------------------------------------------------------------------
 
@@ -383,8 +435,10 @@ class GroupRuntime:
             self.connections[:] = [None] * len(leaving)
         for arriving in list(self._arriving):
             arriving.close()
-        if any(self.served):
-            counts = " ".join(f"{self.name(index)}={served}" for index, served in enumerate(self.served))
+        self.status.withdraw()
+        served = self.status.served
+        if any(served):
+            counts = " ".join(f"{self.name(index)}={number}" for index, number in enumerate(served))
             log.log("notice", f'group "{self.settings.label}": served {counts}')
         for connection in leaving:
             if connection is not None:

@@ -1,8 +1,9 @@
-"""The monitor: a thread that recovers lost members and probes idle ones, while the application may be doing nothing.
+"""The monitor: a thread that recovers lost members, probes idle ones and publishes the status, while the application
+may be doing nothing.
 
 One thread a process, started when a group is first used, and only where the application allows threads
 (CKF_LIBRARY_CANT_CREATE_OS_THREADS) and some group recovers in the background. It sleeps until something is due or a
-member is lost.
+member is lost; while the application calls, it wakes once an interval for the status.
 
 Source: SEMANTICS.md section 4.
 """
@@ -17,6 +18,7 @@ from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.recovery import due, recover
+from pyha.runtime.status import INTERVAL
 
 PROBE_INTERVAL = 10.0
 """Seconds without a call after which a member is probed."""
@@ -51,6 +53,9 @@ class Monitor:
                 )
                 for group in self._groups:
                     group.recovery = replace(group.recovery, mode=RecoveryMode.ON_CALL)
+                return
+            for group in self._groups:
+                group.watched = True
 
     def stop(self) -> None:
         """C_Finalize: the thread ends by itself; nobody waits for it."""
@@ -65,13 +70,16 @@ class Monitor:
 
     def _run(self) -> None:
         while not self._stopped:
+            busy = False
             for group in self._groups:
                 for index in due(group, Occasion.TIME):
                     if self._stopped:
                         return
                     recover(group, index)
                 group.probe_idle(PROBE_INTERVAL)
-            self._news.wait(self._pause())
+                busy |= group.refresh_status()
+            pause = self._pause()
+            self._news.wait(min(pause, INTERVAL) if busy else pause)
             self._news.clear()
 
     def _pause(self) -> float:

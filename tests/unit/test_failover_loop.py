@@ -39,6 +39,8 @@ class FakeGroup:
     user: int | None = None
     out: dict[int, str] = field(default_factory=dict)
     entered: int = 0
+    failovers: int = 0
+    errors: list[tuple[int, int]] = field(default_factory=list)
 
     def enter(self, index: int, function: Function) -> tuple[FakeMember, float]:
         self.entered += 1
@@ -59,6 +61,12 @@ class FakeGroup:
 
     def lost(self, index: int, generation: int, reason: str) -> None:
         self.out[index] = reason
+
+    def count_error(self, index: int, rv: int) -> None:
+        self.errors.append((index, rv))
+
+    def count_failover(self) -> None:
+        self.failovers += 1
 
     def nobody_left(self) -> NobodyLeft:
         return NobodyLeft(True)
