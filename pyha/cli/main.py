@@ -20,6 +20,7 @@ COMMANDS = {
     "config": ("pyha.cli.config", "check the configuration"),
     "group": ("pyha.cli.group", "make and show groups"),
     "module-path": ("pyha.cli.module_path", "print where the PKCS #11 module is"),
+    "status": ("pyha.cli.status", "how the processes that use a group see its members"),
 }
 """Name -> (module, one line of help)."""
 

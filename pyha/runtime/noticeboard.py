@@ -128,39 +128,34 @@ def _clear(holder: int) -> None:
 # -- reading ------------------------------------------------------------------------------------------------------
 
 
-def read_all(path: str, largest: int) -> list[tuple[Name, bytes]]:
-    """The files of the living in a directory, `largest` bytes at most of each; those of the dead are removed where that
-    is allowed. Empty where there is no such directory, or one that is not to be trusted."""
+def living(path: str) -> list[Name]:
+    """The files of living processes in a directory; those of the dead are removed where that is allowed. Empty where
+    there is no such directory, or one that is not to be trusted."""
     found = []
-    try:
-        with directory(path) as holder:
-            for text in sorted(os.listdir(holder)):
-                name = Name.read(text)
-                if name is None:
-                    continue
-                alive = lives(name.process)
-                if alive:
-                    with suppress(OSError):
-                        found.append((name, _read(holder, name, largest)))
-                elif alive is False:
-                    with suppress(OSError):
-                        _remove(holder, name)
-    except OSError:
-        pass
+    with suppress(OSError), directory(path) as holder:
+        for text in sorted(os.listdir(holder)):
+            name = Name.read(text)
+            alive = lives(name.process) if name is not None else None
+            if name is not None and alive:
+                found.append(name)
+            elif name is not None and alive is False:
+                with suppress(OSError):
+                    _remove(holder, name)
     return found
 
 
-def _read(holder: int, name: Name, largest: int) -> bytes:
-    """Raises OSError."""
-    descriptor = os.open(str(name), os.O_RDONLY | _FLAGS, dir_fd=holder)
-    try:
-        found = os.fstat(descriptor)
-        # In a shared directory a user could speak for another one's process.
-        if not stat.S_ISREG(found.st_mode) or found.st_uid not in {0, *users(name.process.pid)}:
-            raise PermissionError(f"{name} is not of its process")
-        return os.read(descriptor, largest)
-    finally:
-        os.close(descriptor)
+def read(path: str, name: Name, largest: int) -> bytes:
+    """A file of a directory, `largest` bytes at most. Raises OSError."""
+    with directory(path) as holder:
+        descriptor = os.open(str(name), os.O_RDONLY | _FLAGS, dir_fd=holder)
+        try:
+            found = os.fstat(descriptor)
+            # In a shared directory a user could speak for another one's process.
+            if not stat.S_ISREG(found.st_mode) or found.st_uid not in {0, *users(name.process.pid)}:
+                raise PermissionError(f"{name} is not of its process")
+            return os.read(descriptor, largest)
+        finally:
+            os.close(descriptor)
 
 
 def remembered(path: str, name: Name) -> list[int]:
