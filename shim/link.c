@@ -185,21 +185,46 @@ static pyha_link *new_link(char *reason, size_t room)
     return link;
 }
 
-/* The application's environment with `settings` over it; one block, to be freed. The strings are borrowed. */
+/* The environment that helpers inherit: a copy that pyha_link_keep_environment() made, one block; NULL: what is now. */
+static char **kept;
+
+int pyha_link_keep_environment(void)
+{
+    struct pyha_guarded saved;
+    size_t count = 0, size = 0;
+    while (environ && environ[count])
+        size += strlen(environ[count++]) + 1;
+    char **copy = malloc((count + 1) * sizeof *copy + size);
+    if (!copy)
+        return ENOMEM;
+    char *text = (char *)(copy + count + 1);
+    for (size_t i = 0; i < count; i++, text += strlen(text) + 1)
+        copy[i] = strcpy(text, environ[i]);
+    copy[count] = NULL;
+    pyha_guard_enter(&saved);
+    char **before = kept;
+    kept = copy;
+    pyha_guard_leave(&saved);
+    free(before);
+    return 0;
+}
+
+/* The inherited environment with `settings` over it; one block, to be freed. The strings are borrowed. Guarded. */
 static char **merged(char **settings)
 {
+    char **source = kept ? kept : environ;
     size_t inherited = 0, added = 0, count = 0;
-    while (environ && environ[inherited])
+    while (source && source[inherited])
         inherited++;
     while (settings[added])
         added++;
     char **result = calloc(inherited + added + 1, sizeof *result);
     for (size_t i = 0; result && i < inherited; i++) {
         size_t j = 0;
-        while (j < added && strncmp(settings[j], environ[i], strcspn(settings[j], "=") + 1) != 0)
+        while (j < added && strncmp(settings[j], source[i], strcspn(settings[j], "=") + 1) != 0)
             j++;
         if (j == added)
-            result[count++] = environ[i];
+            result[count++] = source[i];
     }
     for (size_t j = 0; result && j < added; j++)
         result[count++] = settings[j];
@@ -274,16 +299,16 @@ pyha_link *pyha_link_start(const char *program, const char *module, const char *
     pyha_link *link = new_link(reason, room);
     if (!link)
         return NULL;
-    char **envp = merged(environment);
     int error = ENOMEM;
+    pyha_guard_enter(&saved);
+    char **envp = merged(environment);
     if (envp) {
-        pyha_guard_enter(&saved);
         error = start_helper(link, program, argv, envp);
         if (!error)
             enroll(link);
-        pyha_guard_leave(&saved);
-        free(envp);
     }
+    pyha_guard_leave(&saved);
+    free(envp);
     if (error)
         snprintf(reason, room, "cannot start the helper program %s: %s", program, strerrordesc_np(error));
     if (!error && hear_hello(link, module, deadline, reason, room) == 0)

@@ -61,6 +61,11 @@ struct pyha_link {
     uint64_t offered[2];
 };
 
+/* Copies the environment: what helpers inherit from now on. For the application's own thread, at C_Initialize: helpers are
+ * also started later and by a thread of ours, when reading what the application may be changing would be a race. 0, or
+ * ENOMEM. */
+int pyha_link_keep_environment(void);
+
 /*
  * Starts `program` (absolute path) for `module`. `environment`: NULL-terminated NAME=value settings over those of the
  * application. `title`: shown by ps; may be empty. NULL: one sentence is in `reason`.

@@ -252,6 +252,13 @@ def _open(handle: Any, reason: Any, max_in_flight: int) -> Link:
     return _Link(handle, max_in_flight)
 
 
+def keep_environment() -> None:
+    """From now on helpers inherit the environment as it is at this moment. For C_Initialize, on the application's
+    thread. Raises MemoryError."""
+    if lib.pyha_link_keep_environment():
+        raise MemoryError
+
+
 def open_process(
     module: str, environment: Mapping[str, str], deadline: float, max_in_flight: int = 64, title: str = ""
 ) -> Link:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import partial
 
 from pyha.abi.codec import Codecs
-from pyha.abi.link import Link, open_local, open_process
+from pyha.abi.link import Link, keep_environment, open_local, open_process
 from pyha.cryptoki.mechanisms import MECHANISMS, declared
 from pyha.ha.settings import Isolation
 from pyha.runtime import log, pinsource
@@ -40,6 +40,7 @@ def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs]:
         configuration = load(path)
     except ConfigurationError as error:
         raise ConfigurationUnusable(str(error)) from None
+    keep_environment()
     log.direct(configuration.log, configuration.log_level.value)
     codecs = codecs_for(configuration.groups)
     return groups_of(configuration, codecs, secure), codecs

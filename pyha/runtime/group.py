@@ -24,7 +24,7 @@ from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
 from pyha.runtime import log
 from pyha.runtime.gate import Gate
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
-from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost
+from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.objects import ObjectTable
 from pyha.runtime.pinsource import PinUnavailable
 from pyha.runtime.session import VirtualSession
@@ -170,7 +170,7 @@ class GroupRuntime:
                 continue
             try:
                 offer = offered(connection, self.deadline(), None if self.raw else self.mechanisms)
-            except MemberLost as loss:
+            except (MemberLost, SessionRefused) as loss:
                 self.lost(index, connection.generation, str(loss))
                 continue
             if offer:

@@ -132,7 +132,7 @@ class Connection:
             self._resident.users -= 1
             if deadline is not None and not self._resident.users and self._resident.ours:
                 self._resident.ours = False
-                with contextlib.suppress(MemberLost):
+                with contextlib.suppress(MemberLost, MemberBusy):
                     self.call("C_Finalize", deadline, 0)
 
     def _find_token(self, deadline: float) -> None:
@@ -193,8 +193,12 @@ class Connection:
         codec = self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
-        except (LinkDead, LinkLate) as loss:
+        except LinkDead as loss:
             raise self._lost(function, loss) from None
+        except LinkLate:
+            # No call was made: all of the member's places were taken for so long. Whether one of those calls hangs is
+            # for its own deadline to say.
+            raise MemberBusy(ck.CKR_DEVICE_ERROR) from None
         used = arena.capacity
         try:
             used = codec.write(arena, values)
@@ -255,7 +259,7 @@ class Connection:
         """Close a session that may be spoilt. A member that is gone has none; without memory or time it stays open."""
         if self.clock() >= deadline:
             return  # a call that may not wait at all would end a member that is only busy
-        with contextlib.suppress(MemberLost, MemoryError):
+        with contextlib.suppress(MemberLost, MemberBusy, MemoryError):
             self.call("C_CloseSession", deadline, session)
 
     @contextlib.contextmanager
@@ -283,7 +287,9 @@ class Connection:
         with self.logging_in(deadline):
             if self._anchor:
                 if self.logged_in is not None:
-                    self.call("C_Logout", deadline, self._anchor)
+                    rv, _ = self.call("C_Logout", deadline, self._anchor)
+                    if rv not in (ck.CKR_OK, ck.CKR_USER_NOT_LOGGED_IN, ck.CKR_SESSION_HANDLE_INVALID):
+                        raise MemberLost(f"C_Logout answered {rv_name(rv)}")
                 if self._resident.users == 1 and self._resident.ours:
                     self.call("C_CloseAllSessions", deadline, self.slot)
                     self._idle.clear()

@@ -4,6 +4,8 @@ import gc
 import os
 import resource
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -487,3 +489,26 @@ def test_python_runs_while_a_call_is_out(link: Link) -> None:
 
 def test_c_and_the_table_agree_on_the_functions() -> None:
     assert len(FUNCTIONS) == lib.PYHA_FUNCTIONS
+
+
+def test_helpers_inherit_the_environment_that_was_kept(modules: Path) -> None:
+    """A helper that a thread of ours starts later does not read what the application may be changing."""
+    script = f"""
+import os, time
+from pyha.abi.link import keep_environment, open_process
+os.environ["PYHA_TEST"] = "then"
+keep_environment()
+os.environ["PYHA_TEST"] = "now"
+link = open_process({hostile(modules)!r}, {{}}, time.monotonic() + 30, title="kept")
+for entry in os.listdir("/proc"):
+    try:
+        words = open(f"/proc/{{entry}}/cmdline", "rb").read().split(b"\\0")
+        parts = open(f"/proc/{{entry}}/environ", "rb").read().split(b"\\0")
+    except OSError:
+        continue
+    if b"kept" in words and words[0].endswith(b"pyha-host"):
+        print([part for part in parts if part.startswith(b"PYHA_TEST")])
+link.close()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "[b'PYHA_TEST=then']\n", done.stderr
