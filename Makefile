@@ -4,8 +4,9 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev opensc openssl p11-kit \
             python3 python3-dev python3-venv softhsm2
+CLIENTS := curl gnutls-bin libnss3-tools nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
-.PHONY: help demo test check bench build clean
+.PHONY: help demo test check conformance bench build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -20,6 +21,9 @@ check: .stamps/venv build ## ruff, its format, and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+conformance: build .stamps/clients ## real clients on plain SoftHSM and on the slot; ONLY="pkcs11-tool java" runs a part
+	$(BIN)/python -m conformance $(ONLY)
 
 bench: build .stamps/bench ## the virtual slot's speed beside SoftHSM's and p11-kit's; tables and plots in build/bench
 	$(BIN)/python -m conformance.bench $(BENCH)
@@ -43,6 +47,18 @@ clean: ## removes everything that was made here
 	    export DEBIAN_FRONTEND=noninteractive; \
 	    $$sudo apt-get update -q && $$sudo apt-get install -q -y --no-install-recommends $$missing; \
 	fi
+	@touch $@
+
+# Each by itself: a client that cannot be had is named in the table as not installed, and hinders no other.
+.stamps/clients: Makefile .stamps/venv
+	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	for package in $(CLIENTS); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || \
+	        $$sudo apt-get install -q -y --no-install-recommends $$package || \
+	        echo "$$package could not be installed" >&2; \
+	done
+	@$(BIN)/python -m pip install -q --disable-pip-version-check PyKCS11 || echo "PyKCS11 could not be installed" >&2
 	@touch $@
 
 # The first Python that can be embedded: 3.11 or newer, with a shared libpython and its headers. Or name one: make PYTHON=...

@@ -14,12 +14,11 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Tolerated:
-    """A difference that is meant to be. `suite`, `step`: shell patterns. `reason`: one sentence. `targets`: where it may be.
-    `sometimes`: it need not be seen in every run (a race in a client or in the plain token).
+    """A difference that is meant to be. `suite`, `step`: shell patterns. `reason`: one sentence. `targets`: where it
+    may be. `sometimes`: it need not be seen in every run (a race in a client or in the plain token).
 
     `plain`, `group`: regular expressions that match the whole of a hunk's side, lines joined with newlines. With `each`
-    it is one line at a time: what `plain` finds in it, replaced by the text `group`, is the group's line.
-    """
+    it is one line at a time: what `plain` finds in it, replaced by the text `group`, is the group's line."""
 
     suite: str
     step: str

@@ -10,14 +10,13 @@ from conformance.scene import Result
 from conformance.steps import Suite
 from conformance.targets import GROUP, LOSS, PLAIN
 
-
 _SHOWN = 20
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One suite. `missing`: why it did not run, "" where it did. `results`: target -> step -> result. `problems`: what is
-    wrong and is no difference."""
+    """One suite. `missing`: why it did not run, "" where it did. `results`: target -> step -> result. `problems`: what
+    is wrong and is no difference."""
 
     suite: Suite
     missing: str = ""
@@ -53,7 +52,7 @@ def judge(suite: Suite, results: Mapping[str, Mapping[str, Result]], entries: Se
 def table(outcomes: Sequence[Outcome]) -> str:
     """A line a suite."""
     head = ("suite", "steps", "SoftHSM", "3 members", "loss of one", "killed in", "tolerated", "differences")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for outcome in outcomes:
         if outcome.missing:
             rows.append((outcome.suite.name, "not installed", outcome.missing, "", "", "", "", ""))

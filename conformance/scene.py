@@ -44,8 +44,8 @@ class Result:
 
 
 class Scene:
-    """The scratch directory of a suite on a target. Functions of steps use `shell`, `start`, `wait_for_port`, `stop` and
-    `lose_member`."""
+    """The scratch directory of a suite on a target. Functions of steps use `shell`, `start`, `wait_for_port`, `stop`
+    and `lose_member`."""
 
     def __init__(self, suite: Suite, target: Target, directory: Path) -> None:
         self.suite, self.target, self.directory = suite, target, directory
@@ -181,7 +181,8 @@ class Scene:
         self._servers.clear()
 
     def lose_member(self) -> int:
-        """Kill the helper of the first member in every server of this scene, where the target is to lose one: how many."""
+        """Kill the helper of the first member in every server of this scene, where the target is to lose one: how
+        many."""
         if self.target.name != LOSS:
             return 0
         title = f"{self.target.label}/{MEMBERS[0]}"

@@ -19,11 +19,10 @@ class Step:
 
     `does`: a shell line, or a function of the scene that gives lines (and raises `Failed`). `keep`: lines of the output
     that are compared, as a regular expression searched in each; "" keeps none, None all. `hide`: a regular expression
-    for what is random in them, the value of a signature say. `changes`: makes, changes or deletes objects. `fails`: why it
-    fails on plain SoftHSM, where it does. `limit`: seconds after which it hangs. `spared`: no member is lost by plan, as the
-    step needs all of them, or says itself when one is lost (`Scene.lose_member`). `blocks`: the output is a list of things
-    in any order, each with indented lines below.
-    """
+    for what is random in them, the value of a signature say. `changes`: makes, changes or deletes objects. `fails`: why
+    it fails on plain SoftHSM, where it does. `limit`: seconds after which it hangs. `spared`: no member is lost by
+    plan, as the step needs all of them, or says itself when one is lost (`Scene.lose_member`). `blocks`: the output is
+    a list of things in any order, each with indented lines below."""
 
     name: str
     does: "str | Callable[[Scene], Sequence[str]]"
@@ -38,9 +37,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Suite:
-    """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's, for
-    OpenSSL): what has to be installed. `files`: name -> text, put into the scratch directory, with $MODULE and the like filled in.
-    `environment`: the same for variables."""
+    """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's,
+    for OpenSSL): what has to be installed. `files`: name -> text, put into the scratch directory, with $MODULE and the
+    like filled in. `environment`: the same for variables."""
 
     name: str
     steps: Sequence[Step]

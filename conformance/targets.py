@@ -136,8 +136,10 @@ def make(name: str, directory: Path) -> Target:
 def _make_group(directory: Path, environment: dict[str, str]) -> None:
     uris = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in MEMBERS]
     _run(
-        [_pyha(), "group", "create", LABEL, *uris, "--pin-source", "env:MEMBERS_PIN"]
-        + ["--environment", f"SOFTHSM2_CONF={environment['SOFTHSM2_CONF']}"],
+        [
+            *(_pyha(), "group", "create", LABEL, *uris, "--pin-source", "env:MEMBERS_PIN"),
+            *("--environment", f"SOFTHSM2_CONF={environment['SOFTHSM2_CONF']}"),
+        ],
         {**environment, "MEMBERS_PIN": PIN},
     )
     conf = Path(environment["PYHA_CONF"])

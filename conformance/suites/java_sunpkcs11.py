@@ -10,6 +10,7 @@ _KEYTOOL = (
     "keytool -J-Xshare:auto -keystore NONE -storetype PKCS11 -storepass $PIN "
     "-providerClass sun.security.pkcs11.SunPKCS11 -providerArg pkcs11.cfg"
 )
+_IMPORT = _KEYTOOL.replace("-keystore", "-destkeystore").replace("-store", "-deststore")
 _NOISE = "^(?!Picked up|Warning:|NOTE:|$)"
 _DATES = (
     r"(?<=, ).*\d\d:\d\d:\d\d.*(?=, )|[A-Z][a-z]{2} \d+, 20\d\d|20\d\d|[0-9A-F]{2}(:[0-9A-F]{2}){9,}|Serial number: .*"
@@ -66,17 +67,18 @@ def _keytool() -> list[Step]:
         ),
         Step(
             "keytool imports a software key",
-            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.key -subj /CN=own -days 9 -out own.pem 2>/dev/null && "
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.key -subj /CN=own -days 9 -out "
+            "own.pem 2>/dev/null && "
             "openssl pkcs12 -export -inkey own.key -in own.pem -name own -passout pass:secret -out own.p12 && "
-            f"{_KEYTOOL.replace('-keystore NONE', '-destkeystore NONE').replace('-storetype', '-deststoretype').replace('-storepass', '-deststorepass')}"
-            " -importkeystore -srckeystore own.p12 -srcstoretype PKCS12 -srcstorepass secret -srcalias own",
+            f"{_IMPORT} -importkeystore -srckeystore own.p12 -srcstoretype PKCS12 -srcstorepass secret -srcalias own",
             keep=_NOISE,
             changes=True,
         ),
         Step(
             "jarsigner",
             "echo one > one && jar cf own.jar one && jarsigner -keystore NONE -storetype PKCS11 -storepass $PIN "
-            "-providerClass sun.security.pkcs11.SunPKCS11 -providerArg pkcs11.cfg own.jar ec && jarsigner -verify own.jar",
+            "-providerClass sun.security.pkcs11.SunPKCS11 -providerArg pkcs11.cfg own.jar ec && "
+            "jarsigner -verify own.jar",
             keep="jar (signed|verified)",
         ),
         _serve("rsa"),
@@ -84,7 +86,8 @@ def _keytool() -> list[Step]:
         Step(
             "keytool issues and imports a certificate",
             "openssl req -x509 -newkey rsa:2048 -nodes -keyout ca.key -subj /CN=ca -days 9 -out ca.pem 2>/dev/null && "
-            "openssl x509 -req -in rsa.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -out rsa.pem 2>/dev/null && "
+            "openssl x509 -req -in rsa.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 9 -out "
+            "rsa.pem 2>/dev/null && "
             f"cat rsa.pem ca.pem > chain.pem && {_KEYTOOL} -importcert -noprompt -alias rsa -file chain.pem",
             keep=_NOISE,
             changes=True,

@@ -1,8 +1,10 @@
-"""nginx with forked workers, its key in the token through OpenSSL's engine. Not one failed handshake, whatever happens."""
+"""nginx with forked workers, its key in the token through OpenSSL's engine: not one handshake fails, whatever
+happens."""
 
 import os
 import signal
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from conformance.scene import Scene, until
@@ -22,7 +24,8 @@ env SOFTHSM2_CONF;
 events { worker_connections 256; }
 http {
     access_log off;
-    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;
+    client_body_temp_path body; proxy_temp_path proxy; fastcgi_temp_path fastcgi;
+    uwsgi_temp_path uwsgi; scgi_temp_path scgi;
     server {
         listen 127.0.0.1:@PORT@ ssl;
         ssl_certificate @SCRATCH@/@KEY@.pem;
@@ -53,6 +56,10 @@ def _workers(master: int) -> set[int]:
     return {int(child) for child in Path(f"/proc/{master}/task/{master}/children").read_text().split()}
 
 
+def _one_new(master: int, before: set[int]) -> bool:
+    return len(_workers(master) - before) == 1
+
+
 def _thousand(label: str) -> Step:
     def serve(scene: Scene) -> Sequence[str]:
         port, _, certificate = _started(scene, label)
@@ -81,7 +88,7 @@ def _crash(scene: Scene) -> Sequence[str]:
         said.append(handshakes(port, certificate, 50, _THREADS))
         before = _workers(master)
         os.kill(max(before), signal.SIGKILL)
-        until(lambda before=before: len(_workers(master) - before) == 1, "no new worker came")
+        until(partial(_one_new, master, before), "no new worker came")
     scene.lose_member()
     return [*said, handshakes(port, certificate, 50, _THREADS)]
 

@@ -17,8 +17,10 @@ SUITE = Suite(
         *(
             Step(
                 f"a self-signed certificate with an {kind} key",
-                f"printf 'y\\n-1\\nn\\n' | {_CERTUTIL} -S -h $TOKEN -n {kind} -s CN={kind} -x -2 -t CT,CT,CT -k {kind} {more} -z noise -v 9 -m {number} && "
-                f"{_CERTUTIL} -L -h $TOKEN -n $TOKEN:{kind} -a > {kind}.pem && openssl verify -CAfile {kind}.pem {kind}.pem",
+                f"printf 'y\\n-1\\nn\\n' | {_CERTUTIL} -S -h $TOKEN -n {kind} -s CN={kind} -x -2 -t "
+                f"CT,CT,CT -k {kind} {more} -z noise -v 9 -m {number} && "
+                f"{_CERTUTIL} -L -h $TOKEN -n $TOKEN:{kind} -a > {kind}.pem && openssl verify -CAfile "
+                f"{kind}.pem {kind}.pem",
                 keep="OK$",
                 changes=True,
             )
@@ -41,7 +43,8 @@ SUITE = Suite(
         ),
         Step(
             "import a PKCS #12 file",
-            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.key -subj /CN=own -days 9 -out own.pem 2>/dev/null && "
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.key -subj /CN=own -days 9 -out "
+            "own.pem 2>/dev/null && "
             "openssl pkcs12 -export -inkey own.key -in own.pem -name own -passout pass:secret -out own.p12 && "
             "pk12util -d sql:db -h $TOKEN -k pin -W secret -i own.p12",
             changes=True,

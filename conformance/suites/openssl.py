@@ -42,7 +42,8 @@ def make_keys(*kinds: tuple[str, str]) -> list[Step]:
             ),
             Step(
                 f"a self-signed certificate of the {label} key",
-                f'openssl req -new -x509 -days 9 -subj /CN=localhost {_ENGINE} -key "{KEY.format(label)}" -out {label}.pem '
+                f"openssl req -new -x509 -days 9 -subj /CN=localhost {_ENGINE} -key "
+                f'"{KEY.format(label)}" -out {label}.pem '
                 f"&& openssl verify -CAfile {label}.pem {label}.pem",
                 keep=_NOISE,
             ),
@@ -117,7 +118,8 @@ def _operations(label: str) -> list[Step]:
             Step(
                 "sign with PSS",
                 f'openssl dgst -sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:-1 {_ENGINE} -sign "{key}" '
-                "-out sig message && openssl dgst -sha256 -sigopt rsa_padding_mode:pss -verify rsa.pub -signature sig message",
+                "-out sig message && openssl dgst -sha256 -sigopt rsa_padding_mode:pss -verify "
+                "rsa.pub -signature sig message",
                 keep=_NOISE,
             ),
         ]

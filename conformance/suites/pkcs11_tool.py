@@ -1,5 +1,5 @@
-"""OpenSC's pkcs11-tool: one process a step. What it makes with a token is checked with OpenSSL, which knows of none, or by
-itself; keys that are imported have fixed values, so that what comes out is the same on every target."""
+"""OpenSC's pkcs11-tool: one process a step. What it makes with a token is checked with OpenSSL, which knows of none, or
+by itself; keys that are imported have fixed values, so that what comes out is the same on every target."""
 
 from conformance.steps import Step, Suite
 
@@ -168,7 +168,8 @@ def _encrypt() -> list[Step]:
             Step(
                 f"decrypt {mechanism}",
                 "openssl rsa -pubin -inform DER -in rsa.der -out rsa.pem 2>/dev/null && "
-                f"openssl pkeyutl -encrypt -pubin -inkey rsa.pem -pkeyopt rsa_padding_mode:{padding} -in short -out secret && "
+                f"openssl pkeyutl -encrypt -pubin -inkey rsa.pem -pkeyopt rsa_padding_mode:{padding} "
+                f"-in short -out secret && "
                 f"$U --decrypt -m {mechanism} --id 01 -i secret -o clear {more} && cmp clear short",
             )
             for mechanism, padding, more in (
@@ -213,7 +214,8 @@ def _derive_and_wrap() -> list[Step]:
         Step("wrap under AES", "$U --wrap -m AES-KEY-WRAP --id 40 --application-id 42 -o wrapped && xxd wrapped"),
         Step(
             "unwrap under AES",
-            "$U --unwrap -m AES-KEY-WRAP --id 40 --application-id 51 --key-type AES: -i wrapped --application-label again",
+            "$U --unwrap -m AES-KEY-WRAP --id 40 --application-id 51 --key-type AES: -i wrapped "
+            "--application-label again",
             changes=True,
         ),
         Step(
@@ -234,7 +236,8 @@ def _objects() -> list[Step]:
     return [
         Step(
             "write a certificate",
-            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.pem -subj /CN=own -days 9 -out cert.pem 2>/dev/null && "
+            "openssl req -x509 -newkey rsa:2048 -nodes -keyout own.pem -subj /CN=own -days 9 -out "
+            "cert.pem 2>/dev/null && "
             "openssl x509 -in cert.pem -outform DER -out cert.der && "
             "$U --write-object cert.der --type cert --id 60 --label cert",
             changes=True,
@@ -244,7 +247,8 @@ def _objects() -> list[Step]:
         Step("import a private key", "$U --write-object own.pem --type privkey --id 60 --label own", changes=True),
         Step(
             "import a public key",
-            "openssl rsa -in own.pem -pubout -outform DER -out own.der 2>/dev/null && $U --write-object own.der --type pubkey --id 60 --label own",
+            "openssl rsa -in own.pem -pubout -outform DER -out own.der 2>/dev/null && $U "
+            "--write-object own.der --type pubkey --id 60 --label own",
             changes=True,
         ),
         Step(
@@ -254,7 +258,8 @@ def _objects() -> list[Step]:
         ),
         Step(
             "import an EC key",
-            "openssl ecparam -name secp384r1 -genkey -noout -out p384.pem && $U --write-object p384.pem --type privkey --id 61 --label p384",
+            "openssl ecparam -name secp384r1 -genkey -noout -out p384.pem && $U --write-object "
+            "p384.pem --type privkey --id 61 --label p384",
             changes=True,
             hide=_RANDOM_KEYS,
         ),
