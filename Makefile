@@ -51,13 +51,18 @@ clean: ## removes everything that was made here
 
 # Each by itself: a client that cannot be had is named in the table as not installed, and hinders no other.
 .stamps/clients: Makefile .stamps/venv
-	@sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
-	export DEBIAN_FRONTEND=noninteractive; \
-	for package in $(CLIENTS); do \
-	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || \
+	@missing=; for package in $(CLIENTS); do \
+	    dpkg-query -W -f='$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing+=" $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+	    sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; \
+	    export DEBIAN_FRONTEND=noninteractive; \
+	    $$sudo apt-get update -q; \
+	    for package in $$missing; do \
 	        $$sudo apt-get install -q -y --no-install-recommends $$package || \
-	        echo "$$package could not be installed" >&2; \
-	done
+	            echo "$$package could not be installed" >&2; \
+	    done; \
+	fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check PyKCS11 || echo "PyKCS11 could not be installed" >&2
 	@touch $@
 
