@@ -66,11 +66,15 @@ def run(
     return outcomes
 
 
+def _fits(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
 def main() -> int:
     """Exit status."""
     parser = argparse.ArgumentParser(prog="python -m conformance", description=__doc__.splitlines()[0])
     parser.add_argument("suite", nargs="*", help=f"one of {', '.join(suite.name for suite in SUITES)}; all by default")
-    parser.add_argument("--steps", default="*", help="only steps whose names fit this shell pattern")
+    parser.add_argument("--steps", action="append", help="only steps whose names fit this shell pattern, or another")
     parser.add_argument("--targets", default=",".join(targets.TARGETS), help="the plain one has to be among them")
     parser.add_argument("--keep", type=Path, help="an empty directory to work in, which is left as it is")
     parser.add_argument("--json", type=Path, default=HERE.parent / "build" / "conformance" / "results.json")
@@ -79,9 +83,9 @@ def main() -> int:
     if unknown := set(arguments.suite) - set(known):
         parser.error(f"no suite {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     chosen = [known[name] for name in arguments.suite or known]
-    if arguments.steps != "*":
+    if arguments.steps:
         chosen = [
-            replace(suite, steps=[step for step in suite.steps if fnmatch.fnmatchcase(step.name, arguments.steps)])
+            replace(suite, steps=[step for step in suite.steps if _fits(step.name, arguments.steps)])
             for suite in chosen
         ]
     start = time.monotonic()
@@ -90,7 +94,7 @@ def main() -> int:
         outcomes = run(chosen, arguments.targets.split(","), arguments.keep or Path(scratch), entries)
     report.write(arguments.json, outcomes)
     # A part of the steps says nothing of entries that were not seen.
-    old = report.stale(outcomes, entries) if arguments.steps == "*" else []
+    old = report.stale(outcomes, entries) if not arguments.steps else []
     print(f"\n{report.table(outcomes)}\n{report.details(outcomes, entries, old)}\n{time.monotonic() - start:.0f} s")
     return report.status(outcomes, old)
 
