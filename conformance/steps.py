@@ -22,7 +22,8 @@ class Step:
     for what is random in them, the value of a signature say. `changes`: makes, changes or deletes objects. `fails`: why
     it fails on plain SoftHSM, where it does. `limit`: seconds after which it hangs. `spared`: no member is lost by
     plan, as the step needs all of them, or says itself when one is lost (`Scene.lose_member`). `blocks`: the output is
-    a list of things in any order, each with indented lines below."""
+    a list of things in any order, each with indented lines below. `unsteady`: `fails` happens in some runs only.
+    """
 
     name: str
     does: "str | Callable[[Scene], Sequence[str]]"
@@ -33,6 +34,7 @@ class Step:
     limit: float = 60.0
     spared: bool = False
     blocks: bool = False
+    unsteady: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,43 @@ import javax.net.ssl.*;
 public class Server {
     static final int THREADS = 32;
 
+    /** Offers this key and no other: a token has several, and the protocol would choose. */
+    static class OneKey extends X509ExtendedKeyManager {
+        final String alias;
+        final PrivateKey key;
+        final X509Certificate[] chain;
+
+        OneKey(String alias, PrivateKey key, Certificate[] chain) {
+            this.alias = alias;
+            this.key = key;
+            this.chain = java.util.Arrays.copyOf(chain, chain.length, X509Certificate[].class);
+        }
+
+        public String chooseServerAlias(String type, Principal[] issuers, java.net.Socket socket) {
+            return type.equals(key.getAlgorithm()) ? alias : null;
+        }
+
+        public String[] getServerAliases(String type, Principal[] issuers) {
+            return new String[] {alias};
+        }
+
+        public String chooseClientAlias(String[] types, Principal[] issuers, java.net.Socket socket) {
+            return null;
+        }
+
+        public String[] getClientAliases(String type, Principal[] issuers) {
+            return null;
+        }
+
+        public X509Certificate[] getCertificateChain(String alias) {
+            return chain;
+        }
+
+        public PrivateKey getPrivateKey(String alias) {
+            return key;
+        }
+    }
+
     static void answer(SSLSocket socket) {
         try (socket) {
             socket.getOutputStream().write(socket.getInputStream().read());
@@ -33,10 +70,9 @@ public class Server {
         for (Certificate each : chain)
             System.out.println("chain: " + ((X509Certificate) each).getSubjectX500Principal());
 
-        KeyManagerFactory keys = KeyManagerFactory.getInstance("SunX509");
-        keys.init(store, null);
+        PrivateKey key = (PrivateKey) store.getKey(arguments[2], null);
         SSLContext serving = SSLContext.getInstance("TLS");
-        serving.init(keys.getKeyManagers(), null, null);
+        serving.init(new KeyManager[] {new OneKey(arguments[2], key, chain)}, null, null);
         SSLServerSocket listener = (SSLServerSocket) serving.getServerSocketFactory()
             .createServerSocket(0, 200, InetAddress.getLoopbackAddress());
         ExecutorService servers = Executors.newCachedThreadPool(task -> {
