@@ -56,6 +56,13 @@ class Budget:
             raise Refused()
 
 
+class _Null(tuple[Attribute, ...]):
+    """The template of a NULL pointer and count 0: empty like any other, but it travels as NULL. Modules tell the two
+    apart: SoftHSM takes an empty array in C_CopyObject and C_SetAttributeValue, and refuses NULL."""
+
+    __slots__ = ()
+
+
 class TemplateForm(Form):
     """Pointer and count: a values.Template. Nested templates are Templates."""
 
@@ -64,7 +71,7 @@ class TemplateForm(Form):
     def decode(self, fields: tuple[Any, ...]) -> Template:
         pointer, count = fields[self.at], fields[self.at + 1]
         if not count:
-            return ()
+            return () if pointer else _Null()
         if not pointer:
             raise Refused()
         budget = Budget(LENGTH_LIMIT)
@@ -75,7 +82,7 @@ class TemplateForm(Form):
         return span(value)
 
     def write(self, memory: Any, there: int, words: Any, offset: int, value: Template) -> int:
-        words[self.at] = there + offset if value else 0
+        words[self.at] = 0 if type(value) is _Null else there + offset
         words[self.at + 1] = len(value)
         return write(memory, there, offset, value)
 

@@ -85,7 +85,16 @@ def test_templates_arrive(template: tuple[Attribute, ...]) -> None:
     values = decode_template(in_c(app, template), len(template), app)
     arena = written(codec, values)
     assert arena.words[2] == len(template)
-    assert seen(arena, arena.words[1], len(template)) == template if template else arena.words[1] == 0
+    assert arena.words[1] != 0
+    assert seen(arena, arena.words[1], len(template)) == template
+
+
+def test_no_template_is_not_an_empty_one() -> None:
+    app, codec = Application(), codec_of("C_FindObjectsInit")
+    values = decode_template(ffi.NULL, 0, app)
+    assert values[1] == ()
+    arena = written(codec, values)
+    assert (arena.words[1], arena.words[2]) == (0, 0)
 
 
 def test_two_templates_do_not_meet() -> None:
