@@ -170,7 +170,9 @@ def set_pin(group: GroupRuntime, session: VirtualSession, function: Function, va
         new = values[-1]
         kept = pins.keep_buffer(new) if changes and group.pin is not None and new is not None else None
         first = True
-        for index, connection in group.present():
+        for index, connection in group.login_order():
+            if changes and not first and group.settings.members[index].uri.pin_source is not None:
+                continue  # its PIN is its own: the application's old one would only cost it a try
             try:
                 rv = _set_pin_on(group, index, connection, function, values)
             except SessionRefused as refusal:

@@ -14,7 +14,7 @@ from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.binding import value_hash
 from pyha.runtime.gate import GateTimeout
-from pyha.runtime.group import GroupRuntime
+from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
@@ -63,6 +63,9 @@ def recover(group: GroupRuntime, index: int) -> bool:
         reason, cause = str(refusal), refusal.cause
     except (MemberLost, SessionRefused, SearchFailed) as loss:
         reason = str(loss)
+    except (NobodyLeft, MemoryError) as trouble:
+        # The last member went while it was compared with, or this process has no memory: the next attempt sees.
+        reason = str(trouble) or "no memory"
     if reason:
         connection.close()
         group.recovery_failed(index, generation, reason, cause)
@@ -116,17 +119,16 @@ def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: f
 
 
 def _compare(group: GroupRuntime, connection: Connection, deadline: float) -> None:
-    """Raises NotYet where the member's objects differ from those of the primary."""
-    while True:
-        index, reference = group.present()[0]
-        try:
-            expected = identities(reference, deadline)
-        except (MemberLost, SessionRefused, SearchFailed) as loss:
-            group.lost(index, reference.generation, str(loss))
-            if not group.value.present():
-                return
-            continue
-        break
+    """Raises NotYet where the member's objects differ from those of the primary, or those cannot be told now;
+    MemberLost, SessionRefused, SearchFailed where the member's own cannot."""
+    index, reference = group.present()[0]
+    try:
+        expected = identities(reference, deadline)
+    except MemberLost as loss:
+        group.lost(index, reference.generation, str(loss))
+        raise NotYet("the member to compare it with was lost", Cause.LOST) from None
+    except (SessionRefused, SearchFailed) as failure:
+        raise NotYet(f"member {group.name(index)} cannot be compared with: {failure}", Cause.LOST) from None
     difference = compare(expected, identities(connection, deadline))
     if difference:
         raise NotYet(
