@@ -6,13 +6,16 @@ PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev op
             python3 python3-dev python3-venv softhsm2
 CLIENTS := curl gnutls-bin libnss3-tools nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
-.PHONY: help demo test check conformance bench build clean
+.PHONY: help demo demo-failover test check conformance bench build clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
 
 demo: build ## an unmodified pkcs11-tool over three tokens, and the loss of one of them
 	$(BIN)/python conformance/demo.py
+
+demo-failover: build ## members are killed, hung and unplugged, live, while an application signs
+	$(BIN)/python -m conformance.demo_failover
 
 test: check build ## all checks, then all tests
 	$(BIN)/python -m pytest
@@ -64,6 +67,10 @@ clean: ## removes everything that was made here
 	    done; \
 	fi
 	@$(BIN)/python -m pip install -q --disable-pip-version-check PyKCS11 || echo "PyKCS11 could not be installed" >&2
+	@command -v npm >/dev/null || \
+	    { sudo=; [ "$$(id -u)" = 0 ] || sudo=sudo; $$sudo apt-get install -q -y --no-install-recommends nodejs npm; } || true
+	@npm install --prefix build/conformance/node --no-audit --no-fund --silent pkcs11js graphene-pk11 || \
+	    echo "Node's clients could not be installed" >&2
 	@touch $@
 
 # The first Python that can be embedded: 3.11 or newer, with a shared libpython and its headers. Or name one: make PYTHON=...

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from conformance import differences, report, targets
 from conformance.scene import Result, Scene
-from conformance.steps import Suite
+from conformance.steps import NODE_MODULES, Suite
 from conformance.suites import SUITES
 
 HERE = Path(__file__).parent
@@ -33,6 +33,7 @@ def missing(suite: Suite) -> str:
     lacking += [module for module in suite.imports if importlib.util.find_spec(module) is None]
     if suite.engine and not list(Path("/usr/lib").glob("*/engines-3/pkcs11.so")):
         lacking.append("OpenSSL's pkcs11 engine")
+    lacking += [package for package in suite.node if not (NODE_MODULES / package).is_dir()]
     return ", ".join(lacking)
 
 

@@ -96,7 +96,7 @@ class Scene:
             return self.shell(step.does, step.limit)
         try:
             return "exit 0", "\n".join(step.does(self))
-        except Failed as failure:
+        except (Failed, OSError, ValueError) as failure:
             return "failed", str(failure)
 
     def _normalised(self, output: str, step: Step) -> list[str]:

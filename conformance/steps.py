@@ -7,10 +7,15 @@ $MODULE, $TOKEN (label), $PIN, $SO_PIN, $SERIAL, $SLOT (id).
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from conformance.scene import Scene
+
+
+NODE_MODULES = Path(__file__).parents[1] / "build" / "conformance" / "node" / "node_modules"
+"""Where `make conformance` has npm put what Node needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +45,15 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Suite:
     """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's,
-    for OpenSSL): what has to be installed. `files`: name -> text, put into the scratch directory, with $MODULE and the
-    like filled in. `environment`: the same for variables."""
+    for OpenSSL), `node` (packages): what has to be installed. `files`: name -> text, put into the scratch directory,
+    with $MODULE and the like filled in. `environment`: the same for variables."""
 
     name: str
     steps: Sequence[Step]
     programs: tuple[str, ...] = ()
     imports: tuple[str, ...] = ()
     engine: bool = False
+    node: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
 

@@ -6,6 +6,7 @@ from conformance.suites import (
     gnutls,
     java_sunpkcs11,
     nginx,
+    node_clients,
     nss,
     openssh,
     openssl,
@@ -26,4 +27,5 @@ SUITES: tuple[Suite, ...] = (
     p11_kit.SUITE,
     openssh.SUITE,
     curl.SUITE,
+    node_clients.SUITE,
 )

@@ -42,6 +42,7 @@ def _started(scene: Scene, label: str) -> tuple[int, int, Path]:
     """A running nginx: port, the master's process id, the certificate."""
     config = _CONFIG.replace("@SCRATCH@", str(scene.directory)).replace("@KEY@", label)
     config = config.replace("@URI@", scene.fill(KEY.format(label)))
+    (scene.directory / "nginx.pid").unlink(missing_ok=True)
     template = scene.directory / "nginx.template"
     template.write_text(config)
     port = listening(
@@ -49,7 +50,10 @@ def _started(scene: Scene, label: str) -> tuple[int, int, Path]:
         "sh -c 'sed s/@PORT@/$PORT/ nginx.template > nginx.conf; exec nginx -p $SCRATCH -c $SCRATCH/nginx.conf'",
         "nginx.log",
     )
-    return port, int((scene.directory / "nginx.pid").read_text()), scene.directory / f"{label}.pem"
+    written = scene.directory / "nginx.pid"
+    # It listens a moment before it writes down who it is.
+    until(lambda: written.exists() and written.read_text().strip() != "", "nginx wrote no process id")
+    return port, int(written.read_text()), scene.directory / f"{label}.pem"
 
 
 def _workers(master: int) -> set[int]:
