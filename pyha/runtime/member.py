@@ -370,11 +370,13 @@ class Connection:
         self._is_logged_in(user)
 
     def logout(self, deadline: float) -> int:
-        """C_Logout. Handles of private objects are void afterwards (PKCS #11 section 5.6)."""
+        """C_Logout. Handles of private objects are void afterwards (PKCS #11 section 5.6); the group has forgotten
+        those."""
         with self.logging_in(deadline):
             rv, _ = self.call("C_Logout", deadline, self.anchor(deadline))
             self.logged_in = None
-            self.forget_objects()
+            # Public objects keep their handles, and a session object could not be found again without.
+            self.domain.clear()
         return rv
 
     def forget_objects(self) -> None:

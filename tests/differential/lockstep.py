@@ -1,0 +1,388 @@
+"""Carries one described call out on both sides, compares the answers, and keeps what later calls name: which handles
+the sides have given for the same session or object, what an open operation has taken and given.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import BY_NAME, Operation, Route
+from pyha.cryptoki.kinds import Kind
+from tests.differential.calls import Call, Closed, Gone, K, Result, S, Slot, Taken
+from tests.differential.material import OBJECTS, RANDOM
+from tests.differential.worker import CRASHED, Answer, Worker
+
+INVALID = 0x7FFFFFF1
+"""A handle that nobody has given, and a slot that nobody has."""
+
+MATERIAL = frozenset(
+    {
+        ck.CKA_VALUE,
+        ck.CKA_CHECK_VALUE,
+        ck.CKA_MODULUS,
+        ck.CKA_EC_POINT,
+        ck.CKA_PRIVATE_EXPONENT,
+        ck.CKA_PRIME_1,
+        ck.CKA_PRIME_2,
+        ck.CKA_EXPONENT_1,
+        ck.CKA_EXPONENT_2,
+        ck.CKA_COEFFICIENT,
+    }
+)
+"""Attributes that are another on each side for a key that each has generated."""
+
+Handles = list[int]
+"""The bare module's and the slot's."""
+
+
+@dataclass(eq=False)
+class Thing:
+    """One object as both sides know it. `handles`: 0 where a side has none to give. `same`: the sides have equal key
+    material. `session`: that of a session object."""
+
+    tag: bytes
+    kind: str
+    handles: Handles
+    private: bool
+    same: bool
+    session: int | None = None
+
+
+@dataclass
+class _Run:
+    """An operation from its Init to its end."""
+
+    mechanism: int
+    same: bool
+    exact: bool
+    taken: bytes = b""
+    outputs: tuple[bytes, bytes] = (b"", b"")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What the two sides answered differently to a call; `field`: its CK_RV, a length, an output ..."""
+
+    call: Call
+    field: str
+    bare: Any
+    slot: Any
+    attribute: int | None = None
+    thing: Thing | None = None
+    searching: bool = False
+    """The call's session has a search open."""
+    uncertain: bool = False
+    """A call for an operation of this session has met an error, or there was a logout."""
+
+
+@dataclass
+class Lockstep:
+    """Both sides, and what is known of them."""
+
+    bare: Worker
+    slot: Worker
+    slots: tuple[int, int]
+    things: dict[tuple[bytes, int], Thing] = field(default_factory=dict)
+    sessions: list[Handles] = field(default_factory=list)
+    calls: int = 0
+    last_rv: int = ck.CKR_OK
+
+    def __post_init__(self) -> None:
+        self._known: tuple[dict[int, Thing], dict[int, Thing]] = ({}, {})
+        self._gone: list[Handles] = []
+        self._closed: Handles = [0, 0]
+        self._runs: dict[tuple[int, Operation], _Run] = {}
+        self._done: dict[str, _Run] = {}
+        self._searches: dict[int, tuple[list[Thing], list[Thing]]] = {}
+        self._uncertain: set[int] = set()
+        self._made = 0
+
+    # -- arguments ----------------------------------------------------------------------------------------------
+
+    def _usable(self, kind: str) -> list[Thing]:
+        return [each for each in self.things.values() if all(each.handles) and kind in ("", each.kind)]
+
+    def _thing(self, symbol: Any) -> Thing | None:
+        if not isinstance(symbol, K):
+            return None
+        found = self._usable(symbol.kind)
+        return found[symbol.n % len(found)] if found else None
+
+    def _handle(self, symbol: Any, side: int) -> Any:
+        if isinstance(symbol, S):
+            return self.sessions[symbol.n % len(self.sessions)][side] if self.sessions else INVALID
+        if isinstance(symbol, Closed):
+            return self._closed[side]
+        if isinstance(symbol, K):
+            thing = self._thing(symbol)
+            return thing.handles[side] if thing else INVALID
+        if isinstance(symbol, Gone):
+            return self._gone[symbol.n % len(self._gone)][side] if self._gone else INVALID
+        if isinstance(symbol, Slot):
+            return self.slots[side] if symbol.right else INVALID
+        if isinstance(symbol, Result):
+            done = self._done.get(symbol.of)
+            content = b"nothing" if done is None else done.outputs[1 - side if done.same else side]
+            if symbol.flipped and content:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            return content
+        if isinstance(symbol, Taken):
+            done = self._done.get(symbol.of)
+            return b"" if done is None else done.taken
+        return symbol
+
+    def _named(self, call: Call, values: list[Any]) -> list[Any]:
+        """With a label in each template of a new object, by which it is known from then on."""
+        if call.makes is None:
+            return values
+        kinds = [argument.kind for argument in BY_NAME[call.name].arguments]
+        label = (ck.CKA_LABEL, b"object %d" % self._made)
+        return [
+            (*value, label) if kind is Kind.TEMPLATE and isinstance(value, tuple) else value
+            for kind, value in zip(kinds, values, strict=True)
+        ]
+
+    # -- one call -----------------------------------------------------------------------------------------------
+
+    def do(self, call: Call) -> list[Difference]:
+        """Carry it out on both sides; what they answered differently."""
+        self._made += call.makes is not None
+        session = self._session(call)
+        searching = session in self._searches
+        answers = []
+        for side, worker in enumerate((self.bare, self.slot)):
+            values = self._named(call, [self._handle(value, side) for value in call.arguments])
+            answers.append(worker.call(call.name, *values))
+        self.calls += 1
+        bare, slot = answers
+        self.last_rv = bare.rv
+        if bare.rv != slot.rv:
+            return [
+                Difference(
+                    call, "rv", bare.rv, slot.rv, None, self._subject(call), searching, session in self._uncertain
+                )
+            ]
+        if bare.rv == CRASHED:
+            return [Difference(call, "crash", True, True)]
+        return [*self._compared(call, bare, slot), *self._learned(call, session, bare, slot)]
+
+    def _subject(self, call: Call) -> Thing | None:
+        """The first object that a call names."""
+        return next(filter(None, map(self._thing, call.arguments)), None)
+
+    def _session(self, call: Call) -> int:
+        first = call.arguments[0] if call.arguments else None
+        return int(self._handle(first, 0)) if isinstance(first, S | Closed) else 0
+
+    def _compared(self, call: Call, bare: Answer, slot: Answer) -> Iterator[Difference]:
+        function = BY_NAME[call.name]
+        run = self._runs.get((self._session(call), function.operation)) if function.operation else None
+        for position, argument in enumerate(function.arguments):
+            ours, theirs = bare.results[position], slot.results[position]
+            if argument.kind is Kind.OUT_BYTES and (ours is not None or theirs is not None):
+                exact = run.exact if run is not None else self._exact_alone(call)
+                if (ours and ours[0]) != (theirs and theirs[0]):
+                    yield Difference(call, "length", ours and ours[0], theirs and theirs[0])
+                elif exact and ours != theirs:
+                    yield Difference(call, "output", ours, theirs)
+            elif argument.kind is Kind.QUERY and (ours is not None or theirs is not None):
+                yield from self._attributes(call, call.arguments[position], ours or (), theirs or ())
+            elif argument.kind is Kind.OUT_SESSION_INFO and ours is not None and ours[8:32] != theirs[8:32]:
+                yield Difference(call, "output", ours[8:32], theirs[8:32])
+            elif argument.kind is Kind.OUT_SIZE and ours != theirs:
+                yield Difference(call, "length", ours, theirs)
+
+    def _exact_alone(self, call: Call) -> bool:
+        """Is the output of a call without an operation the same on both sides."""
+        if call.name != "C_WrapKey":
+            return False
+        things = [self._thing(call.arguments[2]), self._thing(call.arguments[3])]
+        mechanism = call.arguments[1]
+        return all(each and each.same for each in things) and mechanism[0] != ck.CKM_RSA_PKCS
+
+    def _attributes(self, call: Call, queries: Any, ours: Any, theirs: Any) -> Iterator[Difference]:
+        thing = self._thing(call.arguments[1])
+        for (attribute, _), one, other in zip(queries, ours, theirs, strict=False):
+            if one[0] != other[0]:
+                yield Difference(call, "attribute length", one[0], other[0], attribute, thing)
+            elif one != other and not (attribute in MATERIAL and thing is not None and not thing.same):
+                yield Difference(call, "attribute", one[1], other[1], attribute, thing)
+        if len(ours) != len(theirs):
+            yield Difference(call, "attributes", ours, theirs)
+
+    # -- what a call leaves -------------------------------------------------------------------------------------
+
+    def _learned(self, call: Call, session: int, bare: Answer, slot: Answer) -> Iterator[Difference]:
+        name, ok = call.name, bare.rv == ck.CKR_OK
+        function = BY_NAME[name]
+        if function.route in (Route.START, Route.CONTINUE, Route.FINISH):
+            self._operated(call, session, bare, slot)
+        if not ok:
+            return
+        if name == "C_OpenSession":
+            self.sessions.append([bare.results[3], slot.results[3]])
+        elif name == "C_CloseSession":
+            self._ended(session)
+        elif name == "C_CloseAllSessions":
+            for handles in list(self.sessions):
+                self._ended(handles[0])
+        elif name == "C_Logout":
+            self._logged_out()
+        elif name == "C_DestroyObject":
+            thing = self._thing(call.arguments[1])
+            if thing is not None:
+                self._lost(thing)
+                self.things = {key: each for key, each in self.things.items() if each is not thing}
+        elif name == "C_FindObjectsInit":
+            self._searches[session] = ([], [])
+        elif name == "C_FindObjectsFinal":
+            self._searches.pop(session, None)
+        elif name == "C_FindObjects":
+            yield from self._found(call, session, bare.results[1], slot.results[1])
+        elif name == "C_WrapKey" and call.arguments[4] and isinstance(call.arguments[4], int):
+            same = all(each and each.same for each in map(self._thing, call.arguments[2:4]))
+            outputs = bare.results[4][1] or b"", slot.results[4][1] or b""
+            self._done["Wrap"] = _Run(0, same, False, b"", outputs)
+        elif call.makes is not None:
+            self._remember(call, session, bare, slot)
+
+    def _remember(self, call: Call, session: int, bare: Answer, slot: Answer) -> None:
+        function = BY_NAME[call.name]
+        results = [at for at, each in enumerate(function.arguments) if each.kind is Kind.OUT_OBJECT]
+        templates = [
+            dict(call.arguments[at]) for at, each in enumerate(function.arguments) if each.kind is Kind.TEMPLATE
+        ]
+        source = self._thing(call.arguments[1]) if call.name == "C_CopyObject" else None
+        base = self._thing(call.arguments[2]) if call.name in ("C_DeriveKey", "C_UnwrapKey") else None
+        for order, (at, template) in enumerate(zip(results, templates, strict=True)):
+            kind = call.makes or (source.kind if source else "")
+            if len(results) == 2:
+                kind += ("-public", "-private")[order]
+            private = bool(template.get(ck.CKA_PRIVATE, source.private if source else True))
+            token = bool(template.get(ck.CKA_TOKEN, source is not None and source.session is None))
+            same = not function.random and (source is None or source.same) and (base is None or base.same)
+            if call.name == "C_UnwrapKey":
+                same = same and "Wrap" in self._done and self._done["Wrap"].same
+            handles = [bare.results[at], slot.results[at]]
+            label = b"object %d" % self._made
+            thing = Thing(label, kind, handles, private, same, None if token else session)
+            self.things[label, order] = thing
+            for side in (0, 1):
+                self._known[side][handles[side]] = thing
+
+    def _operated(self, call: Call, session: int, bare: Answer, slot: Answer) -> None:
+        function = BY_NAME[call.name]
+        operation = function.operation
+        assert operation is not None
+        of = operation.name.title()
+        place = (session, operation)
+        if function.route is Route.START:
+            if bare.rv == ck.CKR_OK:
+                mechanism = call.arguments[1][0]
+                thing = self._thing(call.arguments[2]) if len(call.arguments) > 2 else None
+                same = operation is Operation.DIGEST or (thing is not None and thing.same)
+                random = mechanism in RANDOM or (mechanism == ck.CKM_RSA_PKCS and operation is Operation.ENCRYPT)
+                exact = same and (operation is Operation.DECRYPT or not random)
+                self._runs[place] = _Run(mechanism, same, exact)
+            return
+        if bare.rv not in (ck.CKR_OK, ck.CKR_BUFFER_TOO_SMALL):
+            self._uncertain.add(session)
+        run = self._runs.get(place)
+        if run is None:
+            return
+        asked = call.arguments[-1] is None and function.arguments[-1].kind is Kind.OUT_BYTES
+        if bare.rv == ck.CKR_BUFFER_TOO_SMALL or (bare.rv == ck.CKR_OK and asked):
+            return
+        if bare.rv != ck.CKR_OK:
+            del self._runs[place]
+            return
+        given = call.arguments[1] if len(function.arguments) > 1 else b""
+        if call.name == "C_DigestKey":
+            thing = self._thing(given)
+            run.exact = run.exact and thing is not None and thing.same
+        if isinstance(given, bytes) and function.arguments[1].kind is Kind.BYTES:
+            run.taken += given
+        if function.arguments[-1].kind is Kind.OUT_BYTES:
+            mine, other = bare.results[-1], slot.results[-1]
+            run.outputs = run.outputs[0] + (mine[1] or b""), run.outputs[1] + (other[1] or b"")
+        if function.route is Route.FINISH:
+            self._done[of] = run
+            del self._runs[place]
+
+    def _ended(self, session: int) -> None:
+        for handles in self.sessions:
+            if handles[0] == session:
+                self._closed = handles
+                self.sessions.remove(handles)
+                break
+        self._searches.pop(session, None)
+        for place in [each for each in self._runs if each[0] == session]:
+            del self._runs[place]
+        for key, thing in list(self.things.items()):
+            if thing.session == session:
+                self._lost(thing)
+                del self.things[key]
+        if not self.sessions:
+            self._logged_out()
+
+    def _logged_out(self) -> None:
+        self._runs.clear()
+        self._uncertain.update(handles[0] for handles in self.sessions)
+        for key, thing in list(self.things.items()):
+            if thing.private:
+                self._lost(thing)
+                if thing.session is not None:
+                    del self.things[key]
+
+    def _lost(self, thing: Thing) -> None:
+        """Its handles mean nothing any more."""
+        self._gone.append(list(thing.handles))
+        for side in (0, 1):
+            self._known[side].pop(thing.handles[side], None)
+        thing.handles = [0, 0]
+
+    # -- searches -----------------------------------------------------------------------------------------------
+
+    def _found(self, call: Call, session: int, bare: Any, slot: Any) -> Iterator[Difference]:
+        if len(bare) != len(slot):
+            yield Difference(call, "found", len(bare), len(slot))
+            return
+        search = self._searches.get(session)
+        if search is None:
+            return
+        for side, handles in enumerate((bare, slot)):
+            for handle in handles:
+                thing = self._known[side].get(handle) or self._recognised(side, call, handle)
+                if thing is None:
+                    yield Difference(call, "found", *((handle, 0) if side == 0 else (0, handle)))
+                else:
+                    search[side].append(thing)
+        if len(bare) < (call.arguments[1] or 0):
+            ours, theirs = ([f"{each.tag!r} {each.kind}" for each in found] for found in search)
+            if sorted(ours) != sorted(theirs):
+                yield Difference(call, "found", sorted(ours), sorted(theirs))
+
+    def _recognised(self, side: int, call: Call, handle: int) -> Thing | None:
+        """The object of a handle that this side has not given before, by its label."""
+        queries = ((ck.CKA_LABEL, 64), (ck.CKA_CLASS, 8))
+        session = self._handle(call.arguments[0], side)
+        answer = (self.bare, self.slot)[side].call("C_GetAttributeValue", session, handle, queries)
+        if answer.rv != ck.CKR_OK:
+            return None
+        (_, label), (_, object_class) = answer.results[2]
+        private = int.from_bytes(object_class, "little") == ck.CKO_PRIVATE_KEY
+        thing = self.things.get((label, 1)) if private else None
+        thing = thing or self.things.get((label, 0))
+        if thing is not None and not thing.handles[side]:
+            thing.handles[side] = handle
+            self._known[side][handle] = thing
+            return thing
+        return None
+
+
+def kinds() -> list[str]:
+    """Every kind of object that there may be."""
+    made = ["made-aes", "made-generic"]
+    pairs = [f"made-{which}-{part}" for which in ("ec", "rsa") for part in ("public", "private")]
+    return [*OBJECTS, *made, *pairs, "derived"]

@@ -1,0 +1,125 @@
+"""Both sides with their tokens: made once, and put back to what they were before each sequence, so that no sequence
+knows of another."""
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import ATTRIBUTES
+from pyha.ha.domain import APPLICATION
+from tests.differential.faults import Fault, Trouble
+from tests.differential.lockstep import Lockstep
+from tests.differential.worker import Worker
+from tests.integration.conftest import TestGroup
+from tests.softhsm import MODULE, SoftHSM
+
+_ROOM = 1024
+_READ = tuple(sorted(each for each in ATTRIBUTES if each & ck.CKF_ARRAY_ATTRIBUTE == 0))
+
+Object = Mapping[int, bytes | None]
+"""CKA_ -> value; without those that an object of its kind does not have, None where it is not shown."""
+
+
+class Scene:
+    """A plain token, a group, and a process for each: of the plain module, of the slot, of the members' plain
+    module."""
+
+    def __init__(self, group: TestGroup, directory: Path, trouble: Trouble | None = None) -> None:
+        """`trouble`: what the members' modules are behind, where faults are to strike them."""
+        self.group = group
+        self.trouble = trouble
+        self._token = SoftHSM(directory).token("plain", own_store=True)
+        self._stores = {token.conf.parent / "tokens" for token in (self._token, *group.tokens)}
+        for store in self._stores:
+            shutil.copytree(store, self._kept(store))
+        self.bare = Worker(MODULE, self._token.environment)
+        self.slot = Worker(group.module, group.environment)
+        self.members = Worker(MODULE, group.tokens[0].environment)
+
+    @staticmethod
+    def _kept(store: Path) -> Path:
+        return store.with_name("kept")
+
+    def start(self) -> Lockstep:
+        """Both sides initialised, with their tokens as at first."""
+        for store in self._stores:
+            shutil.rmtree(store)
+            shutil.copytree(self._kept(store), store)
+        if self.trouble is not None:
+            self.trouble.begin()
+        for worker in (self.bare, self.slot):
+            initialized = worker.call("C_Initialize", None).rv
+            assert initialized == ck.CKR_OK, hex(initialized)
+        return Lockstep(
+            self.bare, self.slot, (slot_of(self.bare, self._token.label), slot_of(self.slot, self.group.label))
+        )
+
+    def present(self) -> list[int]:
+        """The members that are in."""
+        return list(range(len(self.group.tokens))) if self.trouble is None else self.trouble.present()
+
+    def strike(self, fault: Fault) -> str:
+        """Make a fault happen; what was done, in a word."""
+        assert self.trouble is not None
+        return self.trouble.strike(fault)
+
+    def stop(self) -> None:
+        """Both sides finalised. What had crashed is not initialised any more."""
+        for worker in (self.bare, self.slot):
+            assert worker.call("C_Finalize", None).rv in (ck.CKR_OK, ck.CKR_CRYPTOKI_NOT_INITIALIZED)
+
+    def close(self) -> None:
+        """Ends the processes."""
+        for worker in (self.bare, self.slot, self.members):
+            worker.close()
+
+    def on_members(self, indices: list[int]) -> dict[int, dict[bytes, Object]]:
+        """What these members' tokens hold of the application's objects, asked of their own module. To be called once
+        the group is finalised."""
+        assert self.members.call("C_Initialize", None).rv == ck.CKR_OK
+        tokens = self.group.tokens
+        found = {at: token_objects(self.members, slot_of(self.members, tokens[at].label)) for at in indices}
+        assert self.members.call("C_Finalize", None).rv == ck.CKR_OK
+        return found
+
+
+def slot_of(worker: Worker, label: str) -> int:
+    """The slot with this token."""
+    slots = worker.call("C_GetSlotList", 1, 64).results[1]
+    for slot in slots:
+        info = worker.call("C_GetTokenInfo", slot, True).results[1]
+        if info[:32].decode().rstrip() == label:
+            return int(slot)
+    raise AssertionError(f"no token {label}")
+
+
+def token_objects(worker: Worker, slot: int, pins: tuple[bytes, ...] = (b"1234", b"4321")) -> dict[bytes, Object]:
+    """The token objects that a new login sees, by their label and class, without the group's own."""
+    assert worker.call("C_CloseAllSessions", slot).rv == ck.CKR_OK
+    opened = worker.call("C_OpenSession", slot, ck.CKF_SERIAL_SESSION, None, True)
+    assert opened.rv == ck.CKR_OK
+    session = opened.results[3]
+    assert ck.CKR_OK in [worker.call("C_Login", session, ck.CKU_USER, pin).rv for pin in pins]
+    assert worker.call("C_FindObjectsInit", session, ((ck.CKA_TOKEN, True),)).rv == ck.CKR_OK
+    handles = worker.call("C_FindObjects", session, 1000).results[1]
+    assert worker.call("C_FindObjectsFinal", session).rv == ck.CKR_OK
+    found: dict[bytes, Object] = {}
+    for handle in handles:
+        shown = _attributes(worker, session, handle)
+        label = shown.get(ck.CKA_LABEL) or b""
+        if shown.get(ck.CKA_APPLICATION) == APPLICATION or label.startswith(APPLICATION):
+            continue
+        key = label + b" " + (shown[ck.CKA_CLASS] or b"")[:1].hex().encode()
+        assert key not in found, f"two objects {key!r}"
+        found[key] = shown
+    assert worker.call("C_CloseAllSessions", slot).rv == ck.CKR_OK
+    return found
+
+
+def _attributes(worker: Worker, session: int, handle: int) -> dict[int, bytes | None]:
+    answer = worker.call("C_GetAttributeValue", session, handle, tuple((each, _ROOM) for each in _READ))
+    entries: list[Any] = list(answer.results[2])
+    # Which of the two it is, absent or not shown, one call tells only of all together.
+    return {kind: value for kind, (_, value) in zip(_READ, entries, strict=True) if value is not None}

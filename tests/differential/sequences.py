@@ -1,0 +1,513 @@
+"""What hypothesis draws: sequences of calls, of fragments that mean something and of single calls that need not.
+
+A fragment is drawn whole and shrinks call by call. Two fragments may be dealt into each other, so that operations of
+several sessions are open at once.
+"""
+
+from collections.abc import Sequence
+
+from hypothesis import strategies as st
+from hypothesis.strategies import SearchStrategy
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import BY_NAME, COUNT_2_40, FUNCTIONS
+from pyha.cryptoki.kinds import Kind
+from tests.differential.calls import Call, Closed, Gone, K, Result, S, Slot, Taken
+from tests.differential.faults import Fault, Way
+from tests.differential.lockstep import kinds
+from tests.differential.material import (
+    CIPHERS,
+    DERIVATIONS,
+    DIGESTS,
+    GENERATED,
+    OBJECTS,
+    PAIRS,
+    SIGNERS,
+    WRAPPERS,
+    Pairs,
+)
+from tests.differential.worker import MISSING, Null
+
+Calls = list[Call]
+
+RW, RO = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION, ck.CKF_SERIAL_SESSION
+_UNKNOWN = 0x80000001
+"""A mechanism and an attribute that nobody has."""
+
+PINS = (b"1234", b"1234", b"1234", b"wrong", b"", b"4321")
+
+_sessions = st.sampled_from([S(0)] * 5 + [S(1)] * 3 + [S(2)])
+_any_session = st.one_of(*[_sessions] * 9, st.sampled_from([Closed(), 0, 0x7FFFFFF1]))
+_rooms = st.sampled_from([512] * 6 + [None, None, 0, 1, 15, 16, 31, 32, 64, 127, 128])
+_data = st.sampled_from([bytes(16), b"0123456789abcdef" * 2, b"", b"x", b"block of 15 bytes"[:15], bytes(range(117))])
+_odd_data = st.one_of(*[_data] * 12, st.sampled_from([None, Null(16), bytes(1000)]))
+_numbers = st.integers(0, 5)
+
+
+def open_session(flags: int = RW) -> Call:
+    return Call("C_OpenSession", (Slot(), flags, None, True))
+
+
+def log_in(pin: bytes = b"1234", user: int = ck.CKU_USER) -> Call:
+    return Call("C_Login", (S(0), user, pin))
+
+
+def create(kind: str, session: int = 0, **flags: bool) -> Call:
+    """C_CreateObject of a known object; `flags`: token, private, and others by the name of their attribute."""
+    return Call("C_CreateObject", (S(session), (*OBJECTS[kind], *_flags(**flags)), True), kind)
+
+
+def _flags(token: bool = False, private: bool = False, **others: bool) -> Pairs:
+    named = tuple((getattr(ck, f"CKA_{name.upper()}"), value) for name, value in others.items())
+    return ((ck.CKA_TOKEN, token), (ck.CKA_PRIVATE, private), *named)
+
+
+# -- objects ----------------------------------------------------------------------------------------------------
+
+
+_STRANGE: Pairs = (
+    (ck.CKA_LOCAL, True),
+    (ck.CKA_CLASS, 99),
+    (ck.CKA_KEY_TYPE, 119),
+    (ck.CKA_TOKEN, b""),
+    (_UNKNOWN, b"x"),
+    (ck.CKA_TRUSTED, True),
+    (ck.CKA_ID, b"identity"),
+    (ck.CKA_KEY_GEN_MECHANISM, 1),
+)
+
+
+@st.composite
+def _templates(draw: st.DrawFn, base: Pairs, private: bool | None = None) -> Pairs:
+    """A template for a new object: mostly right."""
+    hidden = draw(st.booleans()) if private is None else private
+    flags = dict([*base, *_flags(token=draw(st.booleans()), private=hidden)])
+    odd = draw(st.sampled_from(["", "", "", "", "flag", "flag", "drop", "strange"]))
+    if odd == "flag":
+        attribute = draw(
+            st.sampled_from(
+                [
+                    ck.CKA_MODIFIABLE,
+                    ck.CKA_EXTRACTABLE,
+                    ck.CKA_SENSITIVE,
+                    ck.CKA_SIGN,
+                    ck.CKA_DECRYPT,
+                    ck.CKA_ENCRYPT,
+                    ck.CKA_WRAP_WITH_TRUSTED,
+                    ck.CKA_ALWAYS_AUTHENTICATE,
+                    ck.CKA_COPYABLE,
+                    ck.CKA_DESTROYABLE,
+                ]
+            )
+        )
+        flags[attribute] = draw(st.booleans())
+    elif odd == "drop":
+        del flags[draw(st.sampled_from(sorted(flags)))]
+    elif odd == "strange":
+        attribute, value = draw(st.sampled_from(_STRANGE))
+        flags[attribute] = value
+    # Without it the two sides could not know the same object by its visibility.
+    flags.setdefault(ck.CKA_PRIVATE, hidden)
+    return tuple(flags.items())
+
+
+@st.composite
+def _creations(draw: st.DrawFn) -> Calls:
+    session = draw(_sessions)
+    how = draw(st.sampled_from(["create"] * 4 + ["generate", "pair", "copy", "copy"]))
+    if how == "create":
+        kind = draw(st.sampled_from(sorted(OBJECTS)))
+        return [Call("C_CreateObject", (session, draw(_templates(OBJECTS[kind])), True), kind)]
+    if how == "generate":
+        kind = draw(st.sampled_from(sorted(GENERATED)))
+        mechanism, base = GENERATED[kind]
+        return [Call("C_GenerateKey", (session, (mechanism, None), draw(_templates(base)), True), kind)]
+    if how == "pair":
+        kind = draw(st.sampled_from(["made-ec", "made-ec", "made-rsa"]))
+        mechanism, public, secret = PAIRS[kind]
+        templates = draw(_templates(public)), draw(_templates(secret))
+        return [Call("C_GenerateKeyPair", (session, (mechanism, None), *templates, True, True), kind)]
+    changes = draw(
+        st.sampled_from(
+            [
+                (),
+                ((ck.CKA_TOKEN, True),),
+                ((ck.CKA_TOKEN, False),),
+                ((ck.CKA_ID, b"copy"),),
+                ((ck.CKA_SENSITIVE, True),),
+                ((ck.CKA_EXTRACTABLE, False),),
+                ((ck.CKA_PRIVATE, True),),
+                ((ck.CKA_SIGN, False),),
+                ((ck.CKA_VALUE, b"other"),),
+            ]
+        )
+    )
+    return [Call("C_CopyObject", (session, draw(_objects()), changes, True), "")]
+
+
+@st.composite
+def _objects(draw: st.DrawFn) -> K | Gone | int:
+    which = draw(st.sampled_from(["any"] * 6 + ["kind"] * 6 + ["gone", "none"]))
+    if which == "any":
+        return K("", draw(_numbers))
+    if which == "kind":
+        return K(draw(st.sampled_from(kinds())), draw(st.integers(0, 1)))
+    return Gone(draw(_numbers)) if which == "gone" else draw(st.sampled_from([0, 0x7FFFFFF1]))
+
+
+_READ = (
+    *(ck.CKA_CLASS, ck.CKA_TOKEN, ck.CKA_PRIVATE, ck.CKA_LABEL, ck.CKA_VALUE, ck.CKA_KEY_TYPE, ck.CKA_ID),
+    *(ck.CKA_SENSITIVE, ck.CKA_ENCRYPT, ck.CKA_SIGN, ck.CKA_DERIVE, ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT),
+    *(ck.CKA_VALUE_LEN, ck.CKA_EXTRACTABLE, ck.CKA_LOCAL, ck.CKA_NEVER_EXTRACTABLE, ck.CKA_ALWAYS_SENSITIVE),
+    *(ck.CKA_MODIFIABLE, ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE, ck.CKA_SUBJECT),
+    *(ck.CKA_KEY_GEN_MECHANISM, ck.CKA_TRUSTED, ck.CKA_START_DATE, _UNKNOWN),
+)
+
+_queries = st.lists(
+    st.tuples(st.sampled_from(_READ), st.sampled_from([256] * 5 + [None, None, 0, 1, 8])), min_size=1, max_size=4
+).map(tuple)
+
+
+@st.composite
+def _uses_of_objects(draw: st.DrawFn) -> Calls:
+    session, thing = draw(_any_session), draw(_objects())
+    how = draw(st.sampled_from(["read"] * 4 + ["size", "set", "set", "destroy", "wrap", "derive"]))
+    if how == "read":
+        return [Call("C_GetAttributeValue", (session, thing, draw(_queries)))]
+    if how == "size":
+        return [Call("C_GetObjectSize", (session, thing, True))]
+    if how == "set":
+        changes = draw(
+            st.sampled_from(
+                [
+                    ((ck.CKA_ID, b"changed"),),
+                    ((ck.CKA_SUBJECT, b"0\x00"),),
+                    ((ck.CKA_SENSITIVE, True),),
+                    ((ck.CKA_EXTRACTABLE, False),),
+                    ((ck.CKA_SIGN, False),),
+                    ((ck.CKA_EXTRACTABLE, True),),
+                    ((ck.CKA_MODULUS, b"x"),),
+                    ((ck.CKA_TOKEN, True),),
+                    (),
+                    ((ck.CKA_ENCRYPT, True),),
+                    ((ck.CKA_VALUE, b"changed"),),
+                    ((ck.CKA_ID, b"a"), (ck.CKA_CLASS, 3)),
+                    ((_UNKNOWN, b""),),
+                ]
+            )
+        )
+        return [Call("C_SetAttributeValue", (session, thing, changes))]
+    if how == "destroy":
+        return [Call("C_DestroyObject", (session, thing))]
+    if how == "wrap":
+        kind, mechanism = draw(st.sampled_from(WRAPPERS))
+        wrapping, unwrapping = (K("rsa-public"), K("rsa-private")) if kind == "rsa" else (K(kind), K(kind))
+        template = (
+            *((ck.CKA_CLASS, ck.CKO_SECRET_KEY), (ck.CKA_KEY_TYPE, ck.CKK_AES), (ck.CKA_ENCRYPT, True)),
+            *((ck.CKA_DECRYPT, True), (ck.CKA_EXTRACTABLE, draw(st.booleans())), (ck.CKA_SENSITIVE, False)),
+            *_flags(token=draw(st.booleans()), private=draw(st.booleans())),
+        )
+        return [
+            Call("C_WrapKey", (session, mechanism, wrapping, draw(st.just(K("aes")) | _objects()), draw(_rooms))),
+            Call("C_UnwrapKey", (session, mechanism, unwrapping, Result("Wrap"), template, True), "aes"),
+        ]
+    kind, mechanism = draw(st.sampled_from(DERIVATIONS))
+    template = (
+        *((ck.CKA_CLASS, ck.CKO_SECRET_KEY), (ck.CKA_KEY_TYPE, ck.CKK_GENERIC_SECRET), (ck.CKA_VALUE_LEN, 32)),
+        *((ck.CKA_SIGN, True), (ck.CKA_EXTRACTABLE, draw(st.booleans())), (ck.CKA_SENSITIVE, False)),
+        *_flags(token=draw(st.booleans()), private=draw(st.booleans())),
+    )
+    return [Call("C_DeriveKey", (session, mechanism, K(kind), template, True), "derived")]
+
+
+@st.composite
+def _searches(draw: st.DrawFn) -> Calls:
+    session = draw(_sessions)
+    template = draw(
+        st.sampled_from(
+            [
+                (),
+                ((ck.CKA_CLASS, ck.CKO_SECRET_KEY),),
+                ((ck.CKA_CLASS, ck.CKO_PRIVATE_KEY),),
+                ((ck.CKA_TOKEN, True),),
+                ((ck.CKA_TOKEN, False),),
+                ((ck.CKA_KEY_TYPE, ck.CKK_AES),),
+                ((ck.CKA_ID, b"changed"),),
+                ((ck.CKA_SIGN, True),),
+                ((ck.CKA_CLASS, ck.CKO_DATA),),
+                ((ck.CKA_LABEL, b"object 3"),),
+                None,
+                Null(1),
+            ]
+        )
+    )
+    calls = [Call("C_FindObjectsInit", (session, template))]
+    for room in draw(st.lists(st.sampled_from([100, 100, 1, 2, 0]), max_size=3)):
+        calls.append(Call("C_FindObjects", (session, room)))
+    if draw(st.integers(0, 5)):
+        calls.append(Call("C_FindObjectsFinal", (session,)))
+    return calls
+
+
+# -- operations -------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def _bodies(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...], updates: bool = True) -> Calls:
+    """What follows an Init of an operation that gives output: whole, in parts, asked for its size, and wrong mixtures.
+    `takes`: inputs to draw from."""
+    inputs = st.sampled_from(takes) if takes else _odd_data
+    calls: Calls = []
+    for how in draw(st.lists(st.sampled_from(["whole", "whole", "update", "update", "final"]), max_size=4)):
+        if how == "whole":
+            calls.append(Call(f"C_{of}", (session, draw(inputs), draw(_rooms))))
+        elif how == "final":
+            calls.append(Call(f"C_{of}Final", (session, draw(_rooms))))
+        elif of in ("Sign", "Digest"):
+            calls.append(Call(f"C_{of}Update", (session, draw(inputs))))
+        else:
+            calls.append(Call(f"C_{of}Update", (session, draw(inputs), draw(_rooms))))
+    end = draw(st.sampled_from(["whole", "final", ""] if not calls else ["final", ""]))
+    if end:
+        asked: list[int | None] = draw(st.sampled_from([[512], [None, 512], [1, 512], [None]]))
+        data = draw(inputs)
+        for room in asked:
+            whole = (session, data, room), (session, room)
+            calls.append(Call(f"C_{of}" if end == "whole" else f"C_{of}Final", whole[end != "whole"]))
+    return calls
+
+
+def _half(kind: str, public: bool) -> str:
+    return f"{kind}-{'public' if public else 'private'}" if kind in ("rsa", "ec", "made-ec", "made-rsa") else kind
+
+
+@st.composite
+def _keys(draw: st.DrawFn, kind: str) -> K | Gone | int:
+    """Nearly always a key of the right kind."""
+    if draw(st.integers(0, 9)) == 9:
+        return draw(_objects().filter(lambda each: not isinstance(each, K) or not each.kind.startswith("made")))
+    return K(kind, draw(st.integers(0, 2)))
+
+
+@st.composite
+def _ciphers(draw: st.DrawFn) -> Calls:
+    session = draw(_sessions)
+    kind, mechanism = draw(st.sampled_from(CIPHERS))
+    made = [Call("C_EncryptInit", (session, mechanism, draw(_keys(_half(kind, True)))))]
+    made += draw(_bodies(session, "Encrypt", ()))
+    if draw(st.booleans()):
+        made.append(Call("C_DecryptInit", (session, mechanism, draw(_keys(_half(kind, False))))))
+        made += draw(_bodies(session, "Decrypt", (Result("Encrypt"), Result("Encrypt"), bytes(16), b"")))
+    return made
+
+
+@st.composite
+def _signatures(draw: st.DrawFn) -> Calls:
+    session = draw(_sessions)
+    kind, mechanism = draw(st.sampled_from(SIGNERS))
+    made = [Call("C_SignInit", (session, mechanism, draw(_keys(_half(kind, False)))))]
+    made += draw(_bodies(session, "Sign", (bytes(32), b"", b"some text", bytes(16))))
+    if draw(st.booleans()):
+        signature = draw(st.sampled_from([Result("Sign"), Result("Sign"), Result("Sign", flipped=True), b"short"]))
+        made.append(Call("C_VerifyInit", (session, mechanism, draw(_keys(_half(kind, True))))))
+        how = draw(st.sampled_from(["whole", "parts", "final", "both"]))
+        if how == "whole" or how == "both":
+            made.append(Call("C_Verify", (session, Taken("Sign"), signature)))
+        if how == "parts" or how == "both":
+            made.append(Call("C_VerifyUpdate", (session, Taken("Sign"))))
+        if how != "whole":
+            made.append(Call("C_VerifyFinal", (session, signature)))
+    return made
+
+
+@st.composite
+def _digests(draw: st.DrawFn) -> Calls:
+    session = draw(_sessions)
+    made = [Call("C_DigestInit", (session, draw(st.sampled_from(DIGESTS))))]
+    if draw(st.integers(0, 4)) == 0:
+        made.append(Call("C_DigestKey", (session, draw(_objects()))))
+    return made + draw(_bodies(session, "Digest", ()))
+
+
+# -- sessions, and single calls ---------------------------------------------------------------------------------
+
+
+@st.composite
+def _session_calls(draw: st.DrawFn) -> Calls:
+    how = draw(
+        st.sampled_from(
+            ["open", "open", "open", "info", "info", "login", "login", "login", "close", "logout", "bad", "all", "pin"]
+        )
+    )
+    session = draw(_any_session)
+    if how == "open":
+        return [open_session(draw(st.sampled_from([RW, RW, RO, ck.CKF_RW_SESSION, 0])))]
+    if how == "info":
+        return [Call("C_GetSessionInfo", (session, True))]
+    if how == "login":
+        user = draw(st.sampled_from([ck.CKU_USER] * 5 + [ck.CKU_SO, ck.CKU_CONTEXT_SPECIFIC, 7]))
+        pin = draw(st.sampled_from(PINS)) if user != ck.CKU_SO else b"12345678"
+        return [Call("C_Login", (session, user, pin))]
+    if how == "close":
+        return [Call("C_CloseSession", (session,))]
+    if how == "logout":
+        return [Call("C_Logout", (session,))]
+    if how == "bad":
+        return [Call("C_OpenSession", (Slot(False), RW, None, True))]
+    if how == "all":
+        return [Call("C_CloseAllSessions", (Slot(draw(st.booleans())),))]
+    pins = draw(st.sampled_from([(b"1234", b"1234"), (b"1234", b"4321"), (b"wrong", b"1234"), (b"1234", b"1")]))
+    return [Call("C_SetPIN", (session, *pins))]
+
+
+_TABLE = FUNCTIONS[:COUNT_2_40]
+_NEVER = frozenset(
+    {
+        "C_Initialize",
+        "C_Finalize",
+        "C_GetFunctionList",
+        "C_WaitForSlotEvent",
+        "C_InitToken",
+        "C_InitPIN",
+        "C_OpenSession",
+    }
+)
+"""Not drawn as single calls: they end the example, block, or have no use without a right argument. A session that is
+opened is opened by `open_session`."""
+
+_CREATING = frozenset(each.name for each in _TABLE if any(a.kind is Kind.OUT_OBJECT for a in each.arguments))
+
+_mechanisms = st.sampled_from(
+    [None, (_UNKNOWN, None), (ck.CKM_AES_CBC, b"short"), (ck.CKM_AES_CBC, None), (ck.CKM_SHA256, None)]
+    + [mechanism for _, mechanism in (*CIPHERS, *SIGNERS, *WRAPPERS, *DERIVATIONS)]
+)
+
+_BY_KIND: dict[Kind, SearchStrategy[object]] = {
+    Kind.SLOT: st.builds(Slot, st.booleans()),
+    Kind.SESSION: _any_session,
+    Kind.MECHANISM: _mechanisms,
+    Kind.MECHANISM_TYPE: st.sampled_from([ck.CKM_SHA256, _UNKNOWN]),
+    Kind.BYTES: _odd_data,
+    Kind.PIN: st.sampled_from([*PINS, None, Null(4)]),
+    Kind.TEMPLATE: st.sampled_from([(), None, Null(2), ((ck.CKA_CLASS, ck.CKO_SECRET_KEY),), ((ck.CKA_ID, b"x"),)]),
+    Kind.QUERY: st.one_of(st.none(), _queries),
+    Kind.OUT_BYTES: st.one_of(_rooms, st.just(MISSING)),
+    Kind.OUT_SLOTS: st.none(),
+    Kind.OUT_MECHANISMS: st.sampled_from([None, 0]),
+    Kind.OUT_OBJECTS: st.sampled_from([None, 0, 1, 100]),
+    Kind.FILL: st.sampled_from([None, 0, 1, 100]),
+    Kind.USER: st.sampled_from([ck.CKU_USER, ck.CKU_SO, 9]),
+    Kind.FLAGS: st.sampled_from([0, RO, RW]),
+    Kind.BOOL: st.sampled_from([0, 1]),
+    **dict.fromkeys((Kind.OBJECT, Kind.KEY, Kind.WRAPPING_KEY, Kind.UNWRAPPING_KEY, Kind.OPTIONAL_KEY), _objects()),
+}
+_number_back = st.sampled_from([True, True, None])
+
+
+@st.composite
+def _single(draw: st.DrawFn) -> Calls:
+    """Any function of the table, each argument drawn for itself."""
+    function = BY_NAME[draw(st.sampled_from(sorted(each.name for each in _TABLE if each.name not in _NEVER)))]
+    arguments = tuple(draw(_BY_KIND.get(argument.kind, _number_back)) for argument in function.arguments)
+    return [Call(function.name, arguments, "derived" if function.name in _CREATING else None)]
+
+
+# -- whole sequences --------------------------------------------------------------------------------------------
+
+_KEYS = ("aes", "generic", "rsa-private", "rsa-public", "ec-private", "ec-public", "des3")
+
+START: tuple[Calls, ...] = (
+    [open_session()],
+    [open_session(RO), open_session()],
+    [open_session(), log_in()],
+    [open_session(), *(create(kind) for kind in _KEYS[:3])],
+    [open_session(), open_session(), *(create(kind) for kind in _KEYS)],
+    [open_session(), log_in(), open_session(), *(create(kind) for kind in _KEYS)],
+    [open_session(), log_in(), open_session(RO), *(create(kind, private=True) for kind in _KEYS)],
+    [open_session(), log_in(), *(create(kind, private=True) for kind in _KEYS[:4])],
+    [open_session(), log_in(), open_session(RO), *(create(kind) for kind in ("aes", "generic", "rsa-private"))],
+    [
+        open_session(),
+        log_in(),
+        open_session(),
+        *(create(k, private=True) for k in ("aes", "rsa-private", "rsa-public")),
+    ],
+    [open_session(), log_in(), *(create(kind, token=True) for kind in ("aes", "generic", "ec-private", "ec-public"))],
+    [open_session(), log_in(), *(create(k, token=True, private=True) for k in ("aes", "rsa-private", "rsa-public"))],
+    [open_session(), log_in(), create("aes", token=True, private=True, extractable=False), open_session(RO)],
+    [],
+)
+
+_fragments = st.one_of(
+    *([_ciphers(), _signatures(), _digests(), _creations(), _uses_of_objects()] * 2),
+    _searches(),
+    _session_calls(),
+    _single(),
+    _single(),
+)
+
+
+def _dealt(pair: tuple[Calls, Calls]) -> Calls:
+    first, second = pair
+    longest = max(len(first), len(second))
+    return [each[at] for at in range(longest) for each in (first, second) if at < len(each)]
+
+
+_dealt_fragments = st.tuples(_fragments, _fragments).map(_dealt)
+
+
+def _joined(parts: tuple[Calls, Sequence[Calls]]) -> Calls:
+    start, fragments = parts
+    return [*start, *(call for fragment in fragments for call in fragment)]
+
+
+def sequences(most: int = 20) -> SearchStrategy[Calls]:
+    """Sequences of so many fragments at most."""
+    fragments = st.lists(st.one_of(_fragments, _fragments, _dealt_fragments), min_size=2, max_size=most)
+    return st.tuples(st.sampled_from(START), fragments).map(_joined)
+
+
+# -- with faults ------------------------------------------------------------------------------------------------
+
+_STRUCK = (
+    *("C_OpenSession", "C_Login", "C_CreateObject", "C_CopyObject", "C_DestroyObject", "C_GetAttributeValue"),
+    *("C_SetAttributeValue", "C_FindObjectsInit", "C_FindObjects", "C_WrapKey", "C_UnwrapKey", "C_DeriveKey"),
+    *("C_EncryptInit", "C_EncryptUpdate", "C_EncryptFinal", "C_Encrypt", "C_DecryptUpdate", "C_Decrypt"),
+    *("C_SignInit", "C_SignUpdate", "C_SignFinal", "C_Sign", "C_Verify", "C_DigestInit", "C_DigestUpdate"),
+    *("C_DigestFinal", "C_Digest", "C_GenerateKey", "C_GenerateKeyPair", "C_GenerateRandom", "C_CloseSession"),
+)
+
+
+def _on_tokens(calls: Calls) -> Calls:
+    """With token objects in place of session objects, which live on one member; and without changes of the PIN, which
+    need every member."""
+    kept = []
+    for call in calls:
+        if call.name in ("C_SetPIN", "C_InitPIN"):
+            continue
+        arguments = call.arguments
+        if call.makes is not None:
+            kinds = [argument.kind for argument in BY_NAME[call.name].arguments]
+            arguments = tuple(
+                tuple({**dict(value), ck.CKA_TOKEN: True}.items())
+                if kind is Kind.TEMPLATE and isinstance(value, tuple)
+                else value
+                for kind, value in zip(kinds, arguments, strict=True)
+            )
+        kept.append(Call(call.name, arguments, call.makes))
+    return kept
+
+
+@st.composite
+def troubled(draw: st.DrawFn, members: int, most: int = 10) -> list[Call | Fault]:
+    """A sequence in which members fail, and one never does. At most one fault costs a deadline."""
+    sequence: list[Call | Fault] = list(_on_tokens(draw(sequences(most))))
+    spared = draw(st.integers(0, members - 1))
+    others = [index for index in range(members) if index != spared]
+    ways = st.sampled_from([Way.KILLED, Way.KILLED, Way.REMOVED, Way.REMOVED, Way.DIES])
+    for number in range(draw(st.integers(1, 4))):
+        way = draw(ways if number else st.one_of(ways, ways, ways, st.sampled_from([Way.STOPPED, Way.HANGS])))
+        function = draw(st.sampled_from(_STRUCK)) if way in (Way.REMOVED, Way.DIES, Way.HANGS) else ""
+        at = draw(st.integers(0, len(sequence)))
+        sequence.insert(at, Fault(draw(st.sampled_from(others)), way, function))
+    return sequence

@@ -1,0 +1,120 @@
+"""Every difference between the two sides that is no fault, each with its reason."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import HISTORY
+from pyha.cryptoki.functions import BY_NAME, Route
+from tests.differential.lockstep import Difference
+from tests.differential.worker import CRASHED
+
+
+@dataclass(frozen=True)
+class Tolerated:
+    """One of them. `diverges`: the sides are in different states after it, so that the sequence ends there."""
+
+    reason: str
+    covers: Callable[[Difference], bool]
+    diverges: bool = False
+
+
+_UNKNOWN = frozenset(
+    {
+        ck.CKR_OBJECT_HANDLE_INVALID,
+        ck.CKR_KEY_HANDLE_INVALID,
+        ck.CKR_WRAPPING_KEY_HANDLE_INVALID,
+        ck.CKR_UNWRAPPING_KEY_HANDLE_INVALID,
+    }
+)
+_OURS = _UNKNOWN | {
+    ck.CKR_SESSION_HANDLE_INVALID,
+    ck.CKR_ARGUMENTS_BAD,
+    ck.CKR_MECHANISM_INVALID,
+    ck.CKR_MECHANISM_PARAM_INVALID,
+    ck.CKR_OPERATION_NOT_INITIALIZED,
+    ck.CKR_SESSION_READ_ONLY,
+    ck.CKR_SLOT_ID_INVALID,
+}
+"""What the slot finds out by itself, before a member is asked."""
+
+
+def _answers(difference: Difference, bare: frozenset[int] | set[int], slot: frozenset[int] | set[int]) -> bool:
+    return difference.field == "rv" and difference.bare in bare and difference.slot in slot
+
+
+def _several_faults(difference: Difference) -> bool:
+    return difference.field == "rv" and difference.bare not in (ck.CKR_OK, CRASHED) and difference.slot in _OURS
+
+
+def _uncertain(difference: Difference) -> bool:
+    if difference.field != "rv" or not difference.uncertain:
+        return False
+    route, pair = BY_NAME[difference.call.name].route, (difference.bare, difference.slot)
+    if route in (Route.START, Route.SEARCH):
+        return ck.CKR_OPERATION_ACTIVE in pair
+    return ck.CKR_OPERATION_NOT_INITIALIZED in pair
+
+
+def _without_login(difference: Difference) -> bool:
+    created = BY_NAME[difference.call.name].route is Route.CREATE
+    return created and _answers(difference, {ck.CKR_OK}, {ck.CKR_USER_NOT_LOGGED_IN})
+
+
+TOLERATED = (
+    Tolerated("SoftHSM dies of this call itself.", lambda each: each.bare == CRASHED or each.field == "crash", True),
+    Tolerated(
+        "After an error SoftHSM leaves some operations open, and ends some that the call was not for; by the "
+        "specification every error but CKR_BUFFER_TOO_SMALL ends the call's own one (section 5.2), and so it does on "
+        "the slot. After C_Logout operations may or may not go on (section 5.6).",
+        _uncertain,
+        True,
+    ),
+    Tolerated(
+        "SoftHSM answers CKR_OBJECT_HANDLE_INVALID where the specification has a code for keys; a handle that the slot "
+        "never gave, or that is void, reaches no member.",
+        lambda each: _answers(each, _UNKNOWN, _UNKNOWN),
+    ),
+    Tolerated(
+        "A call with several faults: the specification sets no order among them (section 5.1.7), and the slot finds "
+        "some before a member is asked.",
+        _several_faults,
+    ),
+    Tolerated(
+        "A search is drained when it is opened and keeps no member's session: other operations may begin beside it.",
+        lambda each: (
+            each.searching and each.bare == ck.CKR_OPERATION_ACTIVE and BY_NAME[each.call.name].route is Route.START
+        ),
+        True,
+    ),
+    Tolerated(
+        "What is known of a key's past reads as the weaker truth on the slot, for token keys (SEMANTICS.md section 5).",
+        lambda each: each.attribute in HISTORY and each.thing is not None and each.thing.session is None,
+    ),
+    Tolerated(
+        "SoftHSM accepts C_Logout of nobody; the specification has CKR_USER_NOT_LOGGED_IN (section 5.6), and the login "
+        "is the slot's own.",
+        lambda each: each.call.name == "C_Logout" and _answers(each, {ck.CKR_OK}, {ck.CKR_USER_NOT_LOGGED_IN}),
+    ),
+    Tolerated(
+        "A token key that must not leave its token is made by who is logged in: its record and the domain keys are "
+        "private.",
+        _without_login,
+        True,
+    ),
+    Tolerated(
+        "What cannot be on every member is not made: a key that nothing can wrap any more (SEMANTICS.md section 5).",
+        lambda each: _answers(each, {ck.CKR_OK}, {ck.CKR_KEY_NOT_WRAPPABLE}),
+        True,
+    ),
+    Tolerated(
+        "A saved state means nothing on another member: there are no states to set (SEMANTICS.md section 1), and "
+        "SoftHSM does not offer the function.",
+        lambda each: each.field == "rv" and each.call.name in ("C_GetOperationState", "C_SetOperationState"),
+    ),
+)
+
+
+def tolerated(difference: Difference) -> Tolerated | None:
+    """The entry that covers a difference."""
+    return next((entry for entry in TOLERATED if entry.covers(difference)), None)
