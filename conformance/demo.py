@@ -31,8 +31,9 @@ _SLOT = f'pkcs11-tool --module "$MODULE" --token-label {GROUP}'
 _USER = f"{_SLOT} --login --pin {PIN}"
 
 
-def prepare(directory: Path) -> Stage:
-    """The stage: a SoftHSM store and variables that name the modules. Raises Unexpected where a tool is missing."""
+def prepare(directory: Path, quiet: bool = False) -> Stage:
+    """The stage: a SoftHSM store and variables that name the modules, which are shown unless it is to be `quiet`.
+    Raises Unexpected where a tool is missing."""
     for tool in ("softhsm2-util", "pkcs11-tool", "openssl"):
         if shutil.which(tool) is None:
             raise Unexpected(f"{tool} is not installed: `make demo` would have installed it")
@@ -56,6 +57,8 @@ def prepare(directory: Path) -> Stage:
         "MODULE": asked.stdout.strip(),
     }
     stage = Stage(directory, {**variables, "PATH": commands + os.pathsep + os.environ.get("PATH", os.defpath)})
+    if quiet:
+        return stage
     stage.say(
         "One virtual token over three real ones. Each command line below is run as it stands, in a temporary "
         "directory, with these variables:"

@@ -95,6 +95,7 @@ class GroupRuntime:
         self.loads = [0.0] * count
         self.status = Publisher(settings, clock)
         self.watched = False  # a monitor looks after the status
+        self._promoted = False
         self._means: dict[int, float] = {}
         # Short-lived processes that each make one signature shall not all begin with the same member.
         self._first_turn = int.from_bytes(os.urandom(2))
@@ -359,6 +360,13 @@ class GroupRuntime:
 
     def _tell(self) -> None:
         """A member came or went: it is published, and the monitor may have something to do."""
+        with self._lock:
+            before, self._promoted = self._promoted, self.value.promoted()
+            promoted = self._promoted
+        if promoted and not before:
+            log.log("warning", f'group "{self.settings.label}": no active member is left, standby members serve')
+        elif before and not promoted and self.value.serving():
+            log.log("notice", f'group "{self.settings.label}": an active member is back, standby members stand by')
         self._publish()
         self.on_news()
 
