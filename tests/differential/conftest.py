@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.differential.scene import Scene
-from tests.integration.conftest import TestGroup, group_of_module
+from tests.integration.conftest import TestGroup, group, group_of_module
 
-__all__ = ["group_of_module", "scene"]
+__all__ = ["group", "group_of_module", "scene"]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from tests.differential.sequences import sequences
 
 EXAMPLES = int(os.environ.get("DIFFERENTIAL_EXAMPLES", "0"))
 
-_chosen = settings(
+chosen = settings(
     max_examples=EXAMPLES or 40,
     derandomize=not EXAMPLES,
     deadline=None,
@@ -29,7 +29,7 @@ _chosen = settings(
 def test_the_slot_answers_like_the_bare_module(scene: Scene, capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
 
-    @_chosen
+    @chosen
     @given(sequences())
     def compare(sequence: list[Call]) -> None:
         play(scene, sequence, tally)
