@@ -36,6 +36,7 @@ http {
 }
 """
 _THREADS = 8
+_HANGS = "SoftHSM that is initialised again after a fork hangs in some runs"
 
 
 def _started(scene: Scene, label: str) -> tuple[int, int, Path]:
@@ -69,7 +70,7 @@ def _thousand(label: str) -> Step:
         port, _, certificate = _started(scene, label)
         return [handshakes(port, certificate, 1000, _THREADS, scene.lose_member)]
 
-    return Step(f"1,000 handshakes with the {label} key", serve, spared=True, limit=300)
+    return Step(f"1,000 handshakes with the {label} key", serve, spared=True, limit=300, fails=_HANGS, unsteady=True)
 
 
 def _reload(scene: Scene) -> Sequence[str]:
@@ -103,8 +104,8 @@ SUITE = Suite(
         *make_keys(("rsa", "rsa:2048"), ("ec", "EC:prime256v1")),
         _thousand("rsa"),
         _thousand("ec"),
-        Step("reload under load", _reload, spared=True),
-        Step("crashed workers", _crash, spared=True),
+        Step("reload under load", _reload, spared=True, fails=_HANGS, unsteady=True),
+        Step("crashed workers", _crash, spared=True, fails=_HANGS, unsteady=True),
     ],
     programs=("nginx", "openssl", "pkcs11-tool"),
     engine=True,

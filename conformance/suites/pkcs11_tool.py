@@ -10,7 +10,7 @@ _CURVES = {"prime256v1": "10", "secp384r1": "11", "secp521r1": "12", "secp256k1"
 _SECRETS = {"AES:16": "20", "AES:24": "21", "AES:32": "22", "DES3": "23"}
 _DES3 = "pkcs11-tool asks for a CKA_VALUE_LEN, which DES keys do not have; the key is left behind all the same"
 _CMAC = "pkcs11-tool looks for a private key"
-_LENGTH = " length [0-9]+$"
+_LENGTH = "(?<=; )(AES|Generic secret)( length [0-9]+)?$"
 """Known to the slot, not to SoftHSM; and without login the other way round: what tells a copy's length is private."""
 _LENGTHS = (1, 5, 15, 16, 17, 20, 32, 33, 64, 100)
 _RANDOM_KEYS = "^Data object [0-9]+|(?<=EC_POINT: ) .*|(?<=VALUE: ) .*"
