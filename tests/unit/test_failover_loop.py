@@ -191,3 +191,18 @@ def test_nothing_to_heal_is_the_answer() -> None:
 def test_the_loss_of_the_last_member_is_told() -> None:
     with pytest.raises(NobodyLeft):
         go([gone()], [gone()])
+
+
+def test_answers_and_failovers_are_counted() -> None:
+    script: list[Step] = [ck.CKR_SESSION_HANDLE_INVALID, ck.CKR_DEVICE_REMOVED]
+    group = FakeGroup({0: FakeMember(script), 1: FakeMember([ck.CKR_DATA_LEN_RANGE])})
+    assert run(cast(GroupRuntime, group), FakePolicy(group))[0] == ck.CKR_DATA_LEN_RANGE
+    assert group.errors == [(0, ck.CKR_SESSION_HANDLE_INVALID), (0, ck.CKR_DEVICE_REMOVED), (1, ck.CKR_DATA_LEN_RANGE)]
+    assert group.failovers == 1
+
+
+def test_a_loss_after_which_nobody_is_left_is_no_failover() -> None:
+    group = FakeGroup({0: FakeMember([gone()])})
+    with pytest.raises(NobodyLeft):
+        run(cast(GroupRuntime, group), FakePolicy(group))
+    assert group.failovers == 0
