@@ -130,8 +130,8 @@ class SoakGroup:
         return missing + [f"{what[1]!r} is too many" for what in mine - theirs]
 
     def restore(self) -> int:
-        """Give back what SoftHSM itself destroys: it empties a token's file before it writes it anew, at each login too,
-        and whoever is killed in between leaves no token. How many there were. To be called while a member is out."""
+        """Give back what SoftHSM itself destroys: it empties a token's file before it writes it anew, at each
+        login too, and whoever is killed in between leaves no token. How many there were."""
         broken = [path for path, content in self._tokens.items() if path.stat().st_size < len(content)]
         for path in broken:
             path.write_bytes(self._tokens[path])
