@@ -6,7 +6,7 @@ PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev op
             python3 python3-dev python3-venv softhsm2
 CLIENTS := curl gnutls-bin libnss3-tools nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
-.PHONY: help demo demo-failover test check conformance bench build clean
+.PHONY: help demo demo-failover test check conformance bench soak build clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ conformance: build .stamps/clients ## real clients on plain SoftHSM and on the s
 
 bench: build .stamps/bench ## the virtual slot's speed beside SoftHSM's and p11-kit's; tables and plots in build/bench
 	$(BIN)/python -m conformance.bench $(BENCH)
+
+soak: build ## minutes of mixed load over members that are killed, hung, unplugged; SOAK="--seconds 600 --threads 16"
+	$(BIN)/python -m conformance.soak $(SOAK)
 
 build: .stamps/venv ## build/pyha-pkcs11.so and build/pyha-host
 	@$(BIN)/python build_shim.py
