@@ -73,9 +73,15 @@ class SearchFailed(Exception):
         self.rv = rv
 
 
-def search(connection: Connection, session: int, template: Template, deadline: float) -> list[int]:
-    """All real handles that match, the search drained at once. Raises MemberLost, SearchFailed."""
+def search(
+    connection: Connection, session: int, template: Template, deadline: float, user: int | None = None
+) -> list[int]:
+    """All real handles that match, the search drained at once. `user`: who must be logged in all the time, where the
+    caller knows it; else who is now. Raises MemberLost, SearchFailed."""
     found: list[int] = []
+    logins = connection.logins
+    user = connection.logged_in if user is None else user
+    _expect_same_login(connection, user, logins)
     connection.enter_catalogue(deadline, alone=False)
     try:
         _expect(connection.call("C_FindObjectsInit", deadline, session, template)[0])
@@ -91,7 +97,14 @@ def search(connection: Connection, session: int, template: Template, deadline: f
         connection.catalogue.leave()
     # Afterwards: a member that lost its login on the way found less, and said CKR_OK.
     _expect_login(connection, connection.call("C_GetSessionInfo", deadline, session, None))
+    # Nor would one be noticed that another thread has healed since, or is healing.
+    _expect_same_login(connection, user, logins)
     return found
+
+
+def _expect_same_login(connection: Connection, user: int | None, logins: int) -> None:
+    if user is not None and (connection.logged_in != user or connection.logins != logins):
+        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
 
 
 def _expect(rv: int) -> None:

@@ -88,7 +88,7 @@ class SearchCall:
             return failure.rv, []
 
     def _search(self, connection: Connection, real_session: int, deadline: float) -> list[int]:
-        reals = search(connection, real_session, self._template, deadline)
+        reals = search(connection, real_session, self._template, deadline, self._group.user)
         own = {real for handles in connection.domain.values() for real in handles}
         if any(real not in connection.known and real not in own for real in reals):
             own |= _hidden(self._group, connection, real_session, self._template, deadline)
