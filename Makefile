@@ -6,7 +6,9 @@ PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev op
             python3 python3-dev python3-venv softhsm2
 CLIENTS := curl gnutls-bin libnss3-tools nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
-.PHONY: help demo demo-failover test check conformance bench soak build clean
+EXAMPLES ?= 1000
+
+.PHONY: help demo demo-failover test check conformance bench soak build differential clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -30,6 +32,9 @@ conformance: build .stamps/clients ## real clients on plain SoftHSM and on the s
 
 bench: build .stamps/bench ## the virtual slot's speed beside SoftHSM's and p11-kit's; tables and plots in build/bench
 	$(BIN)/python -m conformance.bench $(BENCH)
+
+differential: build ## random calls on SoftHSM and on the virtual slot, compared; EXAMPLES=1000 sequences (some minutes)
+	DIFFERENTIAL_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest -s tests/differential
 
 soak: build ## minutes of mixed load over members that are killed, hung, unplugged; SOAK="--seconds 600 --threads 16"
 	$(BIN)/python -m conformance.soak $(SOAK)

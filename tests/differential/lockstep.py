@@ -16,6 +16,8 @@ from tests.differential.worker import CRASHED, Answer, Worker
 INVALID = 0x7FFFFFF1
 """A handle that nobody has given, and a slot that nobody has."""
 
+_LONGEST = 2**32
+
 MATERIAL = frozenset(
     {
         ck.CKA_VALUE,
@@ -74,6 +76,8 @@ class Difference:
     """The call's session has a search open."""
     uncertain: bool = False
     """A call for an operation of this session has met an error, or there was a logout."""
+    nonsense: bool = False
+    """The bare module has reported a length that no output can have."""
 
 
 @dataclass
@@ -158,11 +162,13 @@ class Lockstep:
         bare, slot = answers
         self.last_rv = bare.rv
         if bare.rv != slot.rv:
-            return [
-                Difference(
-                    call, "rv", bare.rv, slot.rv, None, self._subject(call), searching, session in self._uncertain
-                )
-            ]
+            nonsense = any(
+                isinstance(each, tuple) and each and isinstance(each[0], int) and each[0] > _LONGEST
+                for each in bare.results
+            )
+            uncertain = session in self._uncertain
+            subject = self._subject(call)
+            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense)]
         if bare.rv == CRASHED:
             return [Difference(call, "crash", True, True)]
         return [*self._compared(call, bare, slot), *self._learned(call, session, bare, slot)]
