@@ -40,7 +40,7 @@ FAULTS = {
     "hang": 2,
     "sessions lost": 3,
     "login lost": 3,
-    "error": 3,
+    "slow": 3,
 }
 """What happens to a member, and how often beside the others."""
 
@@ -54,7 +54,7 @@ _PLANS = {
     "hang": ("C_Sign once -> hang",),
     "sessions lost": ("C_SignInit once -> lose-sessions",),
     "login lost": ("C_SignInit once -> lose-login",),
-    "error": ("C_Sign once -> answer CKR_DEVICE_ERROR",),
+    "slow": ("any -> delay 20",),
 }
 
 
@@ -329,9 +329,8 @@ class Soak:
             f"\n{sum(count.values())} operations: "
             + ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
         )
-        print(
-            f"Faults: {faults or 'none'}. Members lost {self._lost.total()} times; {self._mended} times mended by hand."
-        )
+        print(f"Faults: {faults or 'none'}. Members lost {self._lost.total()} times.")
+        print(f"By hand: {self._mended} looks for surplus objects, {self._restored} tokens restored.")
         print(f"The longest operation took {self._told.get('longest', 0):.2f} s (deadline {DEADLINE:g} s a member).")
         for note in self.notes:
             print(f"note: {note}")

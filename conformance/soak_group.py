@@ -10,8 +10,9 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 
 from conformance.burst import helper_of
@@ -105,7 +106,9 @@ class SoakGroup:
 
     def plan(self, member: str, action: str, *words: str) -> None:
         """`pyha chaos ACTION` on the member's plan. Raises Unexpected."""
-        if pyha(["chaos", action, str(self.directory / member), *words]) != 0:
+        with redirect_stdout(StringIO()):
+            status = pyha(["chaos", action, str(self.directory / member), *words])
+        if status != 0:
             raise Unexpected(f"pyha chaos {action} refused {words}")
 
     def send(self, process: int, member: str, number: signal.Signals) -> bool:
