@@ -63,6 +63,9 @@ def _without_login(difference: Difference) -> bool:
     return created and _answers(difference, {ck.CKR_OK}, {ck.CKR_USER_NOT_LOGGED_IN})
 
 
+UNTOLD = {ck.CKA_CHECK_VALUE: b"", ck.CKA_VALUE_LEN: bytes(8)}
+"""What SoftHSM shows of an unwrapped key in place of these attributes."""
+
 TOLERATED = (
     Tolerated("SoftHSM dies of this call itself.", lambda each: each.bare == CRASHED or each.field == "crash", True),
     Tolerated(
@@ -97,6 +100,11 @@ TOLERATED = (
         "SoftHSM accepts C_Logout of nobody; the specification has CKR_USER_NOT_LOGGED_IN (section 5.6), and the login "
         "is the slot's own.",
         lambda each: each.call.name == "C_Logout" and _answers(each, {ck.CKR_OK}, {ck.CKR_USER_NOT_LOGGED_IN}),
+    ),
+    Tolerated(
+        "SoftHSM does not tell CKA_CHECK_VALUE and CKA_VALUE_LEN of an unwrapped key; the slot does where it has to "
+        "know the key again.",
+        lambda each: each.attribute in UNTOLD and each.bare in (0, *UNTOLD.values()),
     ),
     Tolerated(
         "A token key that must not leave its token is made by who is logged in: its record and the domain keys are "
