@@ -16,7 +16,15 @@ from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import impersonates
 from pyha.ha.identity import number
-from pyha.ha.replication import KEY_CLASSES, Way, generated_class, value_of, wants_token, way_of
+from pyha.ha.replication import (
+    KEY_CLASSES,
+    Way,
+    generated_class,
+    stays_extractable,
+    value_of,
+    wants_token,
+    way_of,
+)
 from pyha.ha.settings import Unreplicable as WhenUnreplicable
 from pyha.runtime import log
 from pyha.runtime.calls import Objects
@@ -26,7 +34,8 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.originals import identity_of_made, publish_originals
+from pyha.runtime.objects import Entry
+from pyha.runtime.originals import identity_of_made, publish_kept, publish_originals
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
@@ -75,8 +84,16 @@ def _by_its_way(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], parts: list[Part]
 ) -> tuple[int, list[Any]]:
     ways = {way_of(part.asked, part.object_class, function.random) for part in parts}
+    if not group.raw and ways == {Way.SESSION} and _becomes_token(group, function, parts):
+        try:
+            return publish_originals(group, session, function, values, parts)
+        except Unreplicable:
+            pass  # as a session object it may be what cannot be on every member
     if group.raw or ways == {Way.SESSION}:
         return _on_one(group, session, function, values, parts)
+    kept = _kept(group, function, values, parts[0])
+    if kept is not None:
+        return publish_kept(group, kept, values, parts[0])
     copied = _copied(group, function, values, parts[0])
     if copied is not None or ways == {Way.REPEAT}:
         try:
@@ -84,6 +101,26 @@ def _by_its_way(
         except _Elsewhere:
             pass
     return publish_originals(group, session, function, values, parts)
+
+
+def _becomes_token(group: GroupRuntime, function: Function, parts: list[Part]) -> bool:
+    """Whether an application may later want a token object of this session object, which nobody could wrap then: keys
+    that are generated and not extractable, as Java's key stores copy them."""
+    if not function.random or group.user != ck.CKU_USER:
+        return False
+    return any(part.object_class in KEY_CLASSES and not stays_extractable(part.asked) for part in parts)
+
+
+def _kept(group: GroupRuntime, function: Function, values: list[Any], part: Part) -> Entry | None:
+    """The session key that C_CopyObject makes a token object of, where its wrapped form was kept and allows it."""
+    if stays_extractable(part.asked):
+        return None
+    for position, argument in enumerate(function.arguments):
+        if argument.kind is Kind.OBJECT:
+            entry = group.objects.get(values[position])
+            if entry is not None and entry.kept is not None and entry.kept.copyable:
+                return entry
+    return None
 
 
 def _copied(group: GroupRuntime, function: Function, values: list[Any], part: Part) -> Copy | None:

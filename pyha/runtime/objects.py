@@ -8,6 +8,7 @@ Source: SEMANTICS.md section 2.
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pyha.ha.identity import Identity
 from pyha.runtime.member import Connection
@@ -15,14 +16,16 @@ from pyha.runtime.member import Connection
 
 @dataclass(slots=True)
 class Entry:
-    """One object. `session`: the virtual session a session object belongs to, and `home` the (member index, generation)
-    where that lives; both None for token objects. `value_length`: bytes of a secret key, where only we know it."""
+    """One object. `session`: the virtual session a session object belongs to, and `home` the (member index,
+    generation) where that lives; both None for token objects. `value_length`: bytes of a secret key, where only we
+    know it. `kept`: the wrapped form of a session key that cannot be wrapped any more."""
 
     handle: int
     identity: Identity
     session: int | None = None
     home: tuple[int, int] | None = None
     value_length: int | None = None
+    kept: Any = None
 
 
 class ObjectTable:

@@ -6,7 +6,7 @@ that session destroys them. If that member is lost before anything was published
 Source: SEMANTICS.md section 5.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyha.cryptoki import constants as ck
@@ -19,8 +19,11 @@ from pyha.ha.replication import (
     attributes_to_create,
     attributes_to_read,
     created_template,
+    guards,
     original_template,
     published_template,
+    restated_template,
+    value_of,
     wants_token,
 )
 from pyha.runtime.failover import run
@@ -28,6 +31,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.proving import (
     CheckValue,
@@ -319,4 +323,47 @@ def _for_session(
         identity = prepared.key
     else:
         identity = identity_of_made(group, [(connection, real)])
-    return group.objects.made(identity, [(connection, real)], session.handle, home).handle
+    entry = group.objects.made(identity, [(connection, real)], session.handle, home)
+    if part.object_class in KEY_CLASSES:
+        assert prepared.wrapped is not None
+        assert prepared.proof is not None
+        entry.value_length = prepared.wrapped.value_length
+        entry.kept = Kept(prepared.wrapped, prepared.proof)
+    return entry.handle
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The wrapped form of a session key that nobody could wrap any more, and how its copies are proved."""
+
+    wrapped: Wrapped
+    proof: Proof
+
+    @property
+    def copyable(self) -> bool:
+        """CKA_COPYABLE, true by default (section 4.4)."""
+        return value_of(self.wrapped.template, ck.CKA_COPYABLE) != b"\0"
+
+
+def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Part") -> tuple[int, list[Any]]:
+    """A token object on every member, from the kept form of a session key. Raises Refusal, Unreplicable, NobodyLeft."""
+    kept: Kept = entry.kept
+    changes: Template = (*values[part.template], Attribute(ck.CKA_TOKEN, b"\1"))
+    key_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
+    template = restated_template(kept.wrapped.template, changes, key_class, key_type)
+    if not guards(kept.wrapped.domain, template):
+        raise Unreplicable("its wrapped form is under a domain key that would let it leave")
+    attributes = dict(entry.identity.attributes)
+    attributes.update({each.type: each.value for each in template if each.type in attributes})
+    identity = identity_of(attributes, None, entry.identity.twin)
+    placed = Placed()
+    try:
+        made = publish(group, replace(kept.wrapped, template=template), kept.proof, identity, placed)
+    except BaseException:
+        placed.take_back(group)
+        raise
+    copy = group.objects.made(identity, made)
+    copy.value_length = entry.value_length
+    answer: list[Any] = [None] * len(values)
+    answer[part.result] = copy.handle
+    return ck.CKR_OK, answer
