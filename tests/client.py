@@ -317,8 +317,9 @@ def aes_key(of: Client, session: int, label: bytes = b"aes", token: bool = True)
 
 
 def helpers(label: str, members: Sequence[str] | None = None) -> dict[str, int]:
-    """The helper processes of a group: member name -> pid, found by the title that they show."""
-    found = {}
+    """The helper processes of a group: member name -> pid, found by the title that they show; of two the younger one,
+    because a helper that a test stopped outlives its application."""
+    found: dict[str, tuple[int, int]] = {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -331,5 +332,13 @@ def helpers(label: str, members: Sequence[str] | None = None) -> dict[str, int]:
         for word in words:
             group, _, member = word.decode(errors="replace").partition("/")
             if group == label and (members is None or member in members):
-                found[member] = int(entry.name)
-    return found
+                found[member] = max(found.get(member, (0, 0)), (_started(entry), int(entry.name)))
+    return {member: pid for member, (_, pid) in found.items()}
+
+
+def _started(process: Path) -> int:
+    """When a process started, in clock ticks since boot; 0 where it is gone."""
+    try:
+        return int((process / "stat").read_text().rpartition(")")[2].split()[19])
+    except OSError:
+        return 0
