@@ -1,6 +1,6 @@
 """What the operator does with a new group: lines for each kind of application.
 
-Texts only. Source: issue 2, item 6.
+Texts only. Each is what the README says of that application.
 """
 
 from pyha.abi.native import module_path

@@ -2,7 +2,7 @@
 
 Reads the configuration once; starts no helper and no thread.
 
-Source: SEMANTICS.md section 1; issue 2, item 4.
+Source: SEMANTICS.md section 1; docs/configuration.md.
 """
 
 import os

@@ -76,7 +76,8 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
         return real
     if entry.session is not None:
         return None
-    same = _like(connection, entry, deadline)
+    # Without the application's login a member shows less than it has, and nothing is missing there.
+    same = _like(connection, entry, deadline, group.user)
     if not same or (len(same) > 1 and not entry.identity.certain):
         group.audit(index, "objects that cannot be told apart" if same else "an object is missing")
         return None
@@ -91,11 +92,11 @@ def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
     return len(_like(connection, entry, deadline)) <= 1
 
 
-def _like(connection: Connection, entry: Entry, deadline: float) -> list[int]:
+def _like(connection: Connection, entry: Entry, deadline: float, user: int | None = None) -> list[int]:
     with housekeeping(connection, deadline) as session:
         return [
             candidate
-            for candidate in search(connection, session, entry.identity.search(), deadline)
+            for candidate in search(connection, session, entry.identity.search(), deadline, user)
             if connection.known.get(candidate, entry.handle) == entry.handle
             and _is(connection, session, candidate, entry.identity, deadline)
         ]

@@ -2,7 +2,7 @@
 
 Knows files and TOML; what the keys mean is in `pyha.runtime.schema`, the resulting values in `pyha.runtime.settings`.
 
-Source: issue 2, item 4.
+Source: docs/configuration.md.
 """
 
 import os

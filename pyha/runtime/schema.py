@@ -4,7 +4,7 @@ Pure: reads a parsed TOML document, never a file. All errors are gathered, each 
 a file in one go. Whether a module or a PIN file exists is not asked here: a missing one costs a member, not the whole
 module.
 
-Source: SEMANTICS.md sections 1, 4 and 5; issue 2, item 4.
+Source: SEMANTICS.md sections 1, 4 and 5; docs/configuration.md.
 """
 
 from collections.abc import Mapping

@@ -104,8 +104,10 @@ def test_a_session_key_copied_to_the_token(it: Scene, kind: Mapping[int, bool]) 
     assert ciphers == {it.app.encrypt(ck.CKM_AES_ECB, key, BLOCK)}
 
 
-def test_a_session_key_that_may_not_leave_cannot_become_a_token_object(it: Scene) -> None:
-    key = it.app.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_TOKEN: False, ck.CKA_VALUE_LEN: 16})
+def test_an_imported_session_key_that_may_not_leave_cannot_become_a_token_object(it: Scene) -> None:
+    """A generated one can (test_session_keys.py); nobody kept a wrapped form of this one."""
+    imported = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(range(16))}
+    key = it.app.create({**STAYS, **imported, ck.CKA_TOKEN: False})
     before = it.inventory()
     with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
         it.app.copy(key, {ck.CKA_TOKEN: True})
