@@ -146,11 +146,17 @@ class Connection:
             if attempt == _TRIES - 1 or self.clock() >= deadline:
                 break
             time.sleep(_PAUSES[attempt])
-            with self._resident.lock:
-                if self._resident.ours and self._resident.users == 1:
-                    self._leave(deadline)
-                    self._initialize(deadline)
+            self._initialize_anew(deadline)
         raise MemberLost("its token is not among the module's tokens")
+
+    def _initialize_anew(self, deadline: float) -> bool:
+        """Finalize and initialise the module, where nobody else uses it: it reads its tokens again. False: not done."""
+        with self._resident.lock:
+            if not self._resident.ours or self._resident.users != 1:
+                return False
+            self._leave(deadline)
+            self._initialize(deadline)
+        return True
 
     def visible_tokens(self, deadline: float) -> list[TokenInfo]:
         """Every token that the module shows, ours among them. Raises MemberLost."""
@@ -363,6 +369,13 @@ class Connection:
         if info.flags & _LOW[user]:
             raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
         rv = self._log_in(user, pin, deadline)
+        if rv == ck.CKR_USER_PIN_NOT_INITIALIZED and self._initialize_anew(deadline):
+            # SoftHSM read its token while another process had emptied the file, and believes that for good.
+            self._anchor = 0
+            self._idle.clear()
+            self.forget_objects()
+            self._find_token(deadline)
+            rv = self._log_in(user, pin, deadline)
         if verdict(Route.LOCAL, rv) is Verdict.MEMBER_LOST:
             raise MemberLost(f"C_Login answered {rv_name(rv)}")
         if rv not in (ck.CKR_OK, ck.CKR_USER_ALREADY_LOGGED_IN):

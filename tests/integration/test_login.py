@@ -297,7 +297,4 @@ for _ in range(2):
     starting = [subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(6)]
     said = [process.communicate(timeout=60)[1] for process in starting]
     assert [process.returncode for process in starting] == [0] * 6, said
-    # A SoftHSM that read its token file while another process had emptied it goes on saying that there is no PIN,
-    # until it is initialised anew: that costs the process this member, and nothing else may.
-    losses = [line for line in made.logged().splitlines() if "lost" in line]
-    assert [line for line in losses if "CKR_USER_PIN_NOT_INITIALIZED" not in line] == []
+    assert "lost" not in made.logged()
