@@ -8,7 +8,8 @@ Source: SEMANTICS.md section 5.
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import record_search
 from pyha.ha.identity import Identity
-from pyha.ha.records import EscrowRecord, RecordDamaged, decode, fingerprint_of, record_label, record_template
+from pyha.ha.recording import RecordDamaged
+from pyha.ha.records import EscrowRecord, decode, fingerprint_of, record_label, record_template
 from pyha.runtime import log
 from pyha.runtime.housekeeping import create, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection

@@ -29,6 +29,11 @@ class MemberSettings:
     reserved: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def recorded_as(self) -> str:
+        """What records on tokens call the member: its token's serial; its name where the URI states none."""
+        return self.uri.serial or self.name
+
 
 @dataclass(frozen=True, slots=True)
 class GroupSettings:

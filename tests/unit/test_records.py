@@ -10,7 +10,8 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Attribute
 from pyha.ha.domain import DomainKey, impersonates
 from pyha.ha.identity import identity_of, ulong
-from pyha.ha.records import EscrowRecord, RecordDamaged, decode, encode, fingerprint_of, record_label, record_template
+from pyha.ha.recording import RecordDamaged
+from pyha.ha.records import EscrowRecord, decode, encode, fingerprint_of, record_label, record_template
 from pyha.ha.replication import value_of
 
 RECORD = EscrowRecord(
