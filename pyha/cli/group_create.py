@@ -7,7 +7,6 @@ Source: SEMANTICS.md sections 1 and 5.
 """
 
 import argparse
-import ctypes
 import os
 import secrets
 import sys
@@ -15,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyha.abi.codec import Codecs
-from pyha.cli import config_write, pin, sealing, usage
+from pyha.cli import config_write, memory, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import AES_KEYS
@@ -29,8 +28,6 @@ from pyha.runtime.naming import group_serial
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
 _QUESTION = "User PIN of the members: "
-_MCL_CURRENT_AND_FUTURE = 3
-_PR_SET_DUMPABLE = 4
 _NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
 
 
@@ -46,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     backup = os.path.abspath(arguments.backup or f"{settings.label}.pyha-backup")
     if sealing_key is not None and os.path.exists(backup):
         raise Mistake(f"{backup} is there already")
-    _protect_memory()
+    memory.protect()
     candidates = _candidates(settings)
     values = {key: _random(32) for key in AES_KEYS}
     try:
@@ -67,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise Mistake(str(reason)) from None
     finally:
         for value in values.values():
-            value[:] = bytes(len(value))
+            memory.wipe(value)
         for candidate in candidates:
             candidate.connection.close(candidate.deadline())
     print(usage.after_creation(settings, path, backup if sealing_key is not None else None))
@@ -197,14 +194,6 @@ def _try_doors(candidates: Sequence[Candidate], allowed: bool) -> None:
             if not allowed:
                 raise NotServable(f"{candidate.name}: {door} (--allow-open-doors takes the token all the same)")
             print(f"pyha: warning: {candidate.name}: {door}", file=sys.stderr)
-
-
-def _protect_memory() -> None:
-    """Nothing of this process reaches swap or a core file while it holds domain keys. Best effort: limits may
-    forbid."""
-    libc = ctypes.CDLL(None)
-    libc.mlockall(_MCL_CURRENT_AND_FUTURE)
-    libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def _random(size: int) -> bytearray:

@@ -33,7 +33,9 @@ class DomainKeyOnToken:
 
 
 @dataclass(frozen=True, slots=True)
-class _Half:
+class Half:
+    """One object of a domain key: an AES key, or one of an RSA pair's two. `real`: its real handle."""
+
     real: int
     object_class: int | None
     fingerprint: bytes
@@ -42,8 +44,14 @@ class _Half:
 def read_domain_keys(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, DomainKeyOnToken]:
     """The group's domain keys on a logged-in token; what is not there is left out. Raises NotAdmitted (a key is there
     twice, or half), SearchFailed, SessionRefused, MemberLost."""
+    return {key: whole(key, found) for key, found in find_halves(connection, group_id, deadline).items()}
+
+
+def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, list[Half]]:
+    """Every object of the group's domain keys on a logged-in token. Raises SearchFailed, SessionRefused,
+    MemberLost."""
     ids = {domain_id(group_id, key): key for key in DomainKey}
-    halves: dict[DomainKey, list[_Half]] = {}
+    halves: dict[DomainKey, list[Half]] = {}
     with housekeeping(connection, deadline) as session:
         for real in search(connection, session, domain_search(group_id), deadline):
             shown = read_attributes(connection, session, real, _READ, deadline)
@@ -52,18 +60,19 @@ def read_domain_keys(connection: Connection, group_id: bytes, deadline: float) -
                 continue
             modulus = shown.get(ck.CKA_MODULUS)
             fingerprint = sha256(modulus).digest()[:8] if modulus else shown.get(ck.CKA_CHECK_VALUE, b"")
-            halves.setdefault(key, []).append(_Half(real, number(shown.get(ck.CKA_CLASS)), fingerprint))
-    return {key: _whole(key, found) for key, found in halves.items()}
+            halves.setdefault(key, []).append(Half(real, number(shown.get(ck.CKA_CLASS)), fingerprint))
+    return halves
 
 
-def _whole(key: DomainKey, halves: Sequence[_Half]) -> DomainKeyOnToken:
+def whole(key: DomainKey, halves: Sequence[Half]) -> DomainKeyOnToken:
+    """A domain key from the objects that are of it. Raises NotAdmitted."""
     by_class = {half.object_class: half for half in halves}
     if len(by_class) != len(halves):
         raise NotAdmitted(f"it has several {key.value} domain keys")
     if key in AES_KEYS:
-        whole = by_class.get(ck.CKO_SECRET_KEY)
-        if whole is not None and len(halves) == 1:
-            return DomainKeyOnToken(DomainHandles(whole.real, whole.real), whole.fingerprint)
+        secret = by_class.get(ck.CKO_SECRET_KEY)
+        if secret is not None and len(halves) == 1:
+            return DomainKeyOnToken(DomainHandles(secret.real, secret.real), secret.fingerprint)
     else:
         public, private = by_class.get(ck.CKO_PUBLIC_KEY), by_class.get(ck.CKO_PRIVATE_KEY)
         if public is not None and private is not None and public.fingerprint == private.fingerprint:

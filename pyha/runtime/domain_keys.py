@@ -6,13 +6,13 @@ fails.
 Sources: SEMANTICS.md section 5 (domain keys); REPLICATION.md (secret keys of other lengths).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
+from pyha.cryptoki.values import Attribute, Buffer, Mechanism, Out, Template
 from pyha.ha.domain import (
     AES_KEYS,
     OAEP,
@@ -33,6 +33,9 @@ from pyha.runtime.proving import prove_secret
 
 GENERATION = 100.0
 """Seconds on top of the ordinary deadline, for the generation of an RSA key."""
+
+
+_TROUBLE = (MemberLost, SessionRefused, SearchFailed)
 
 
 class NotServable(Exception):
@@ -87,12 +90,17 @@ def put_domain_keys(
     try:
         for candidate in candidates:
             for key in AES_KEYS:
-                real = _create(candidate, key, (*aes_template(group_id, key), Attribute(ck.CKA_VALUE, values[key])))
-                candidate.connection.domain[key] = DomainHandles(real, real)
+                place_secret(candidate, group_id, key, values[key])
         return {key: _put_pair(candidates, group_id, key) for key in RSA_KEYS} if rsa else {}
     except BaseException:
         remove_domain_keys(candidates)
         raise
+
+
+def place_secret(candidate: Candidate, group_id: bytes, key: DomainKey, value: Buffer) -> None:
+    """An AES domain key of this value (32 bytes) onto one token. Raises NotServable."""
+    real = _create(candidate, key, (*aes_template(group_id, key), Attribute(ck.CKA_VALUE, value)))
+    candidate.connection.domain[key] = DomainHandles(real, real)
 
 
 def _create(candidate: Candidate, key: DomainKey, template: Template) -> int:
@@ -100,7 +108,7 @@ def _create(candidate: Candidate, key: DomainKey, template: Template) -> int:
     try:
         with housekeeping(candidate.connection, deadline) as session:
             rv, real = create(candidate.connection, session, template, deadline)
-    except (MemberLost, SessionRefused) as reason:
+    except _TROUBLE as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
     _expect(candidate, rv, f"the token does not take the {key.value} domain key")
     return real
@@ -121,12 +129,12 @@ def _put_pair(candidates: Sequence[Candidate], group_id: bytes, key: DomainKey) 
         session = first.connection.open_session(deadline)
         pair = _generate_pair(first, session, key, deadline)
         for candidate in candidates:
-            _place_pair(candidate, group_id, key, pair)
+            place_pair(candidate, group_id, key, pair)
         probe = _probe_secret(first, session, deadline)
         for candidate in candidates:
             if not _carries(candidate, key, probe):
                 raise NotServable(f"{candidate.name}: the {key.value} domain key does not unwrap what it should")
-    except (MemberLost, SessionRefused) as reason:
+    except _TROUBLE as reason:
         raise NotServable(f"{first.name}: {reason}") from None
     finally:
         if session:
@@ -159,7 +167,8 @@ def _generate_pair(first: Candidate, session: int, key: DomainKey, deadline: flo
     return RsaPair(modulus, exponent, wrapped[4][1])
 
 
-def _place_pair(candidate: Candidate, group_id: bytes, key: DomainKey, pair: RsaPair) -> None:
+def place_pair(candidate: Candidate, group_id: bytes, key: DomainKey, pair: RsaPair) -> None:
+    """An RSA domain key onto one token that has the sealed AES key. Raises NotServable."""
     connection, deadline = candidate.connection, candidate.deadline()
     public = _create(candidate, key, rsa_public_template(group_id, key, pair.modulus, pair.exponent))
     connection.domain[key] = DomainHandles(public, public)
@@ -171,10 +180,24 @@ def _place_pair(candidate: Candidate, group_id: bytes, key: DomainKey, pair: Rsa
             rv, private = make(
                 connection, "C_UnwrapKey", deadline, session, padded, sealed, pair.wrapped, template, None
             )
-    except (MemberLost, SessionRefused) as reason:
+    except _TROUBLE as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
     _expect(candidate, rv, f"the token does not take the {key.value} domain key")
     connection.domain[key] = DomainHandles(public, private)
+
+
+def pair_works(candidate: Candidate, key: DomainKey) -> bool:
+    """Whether the token gives back under this RSA domain key what it wrapped under it. Raises NotServable."""
+    connection, deadline = candidate.connection, candidate.deadline()
+    session = 0
+    try:
+        session = connection.open_session(deadline)
+        return _carries(candidate, key, _probe_secret(candidate, session, deadline))
+    except _TROUBLE as reason:
+        raise NotServable(f"{candidate.name}: {reason}") from None
+    finally:
+        if session:
+            connection.discard(session, deadline)
 
 
 def _probe_secret(first: Candidate, session: int, deadline: float) -> tuple[dict[DomainKey, bytes], bytes]:
@@ -220,12 +243,12 @@ def _carries(candidate: Candidate, key: DomainKey, probe: tuple[dict[DomainKey, 
         connection.discard(session, deadline)
 
 
-def remove_domain_keys(candidates: Sequence[Candidate]) -> None:
-    """Take the domain keys back from every token that still answers."""
+def remove_domain_keys(candidates: Sequence[Candidate], kept: Collection[int] = ()) -> None:
+    """Take the domain keys back from every token that still answers, but for those of the real handles `kept`."""
     for candidate in candidates:
         deadline = candidate.deadline()
-        for real in {real for handles in candidate.connection.domain.values() for real in handles}:
-            with suppress(MemberLost, SessionRefused), housekeeping(candidate.connection, deadline) as session:
+        for real in {real for handles in candidate.connection.domain.values() for real in handles} - set(kept):
+            with suppress(*_TROUBLE), housekeeping(candidate.connection, deadline) as session:
                 destroy(candidate.connection, session, real, deadline)
         candidate.connection.domain.clear()
 
@@ -234,6 +257,6 @@ def fingerprints(connection: Connection, group_id: bytes, deadline: float) -> di
     """What tells each domain key on a logged-in token (`admission.DomainKeyOnToken`). Raises NotServable."""
     try:
         found = read_domain_keys(connection, group_id, deadline)
-    except (NotAdmitted, SearchFailed, SessionRefused, MemberLost) as reason:
+    except (NotAdmitted, *_TROUBLE) as reason:
         raise NotServable(f"{connection.name}: {reason}") from None
     return {key: on_token.fingerprint for key, on_token in found.items()}

@@ -32,8 +32,12 @@ from pyha.runtime.housekeeping import (
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 
 
+class PinRefused(NotServable):
+    """The token did not take the PIN, or warns that few tries are left: the PIN is not to be tried elsewhere."""
+
+
 def enter(candidate: Candidate, pin: object) -> None:
-    """Connect and log in as user, one try, and none where the token warns. Raises NotServable."""
+    """Connect and log in as user, one try, and none where the token warns. Raises NotServable, PinRefused."""
     connection = candidate.connection
     try:
         connection.connect(candidate.deadline())
@@ -43,8 +47,10 @@ def enter(candidate: Candidate, pin: object) -> None:
         if not info.flags & ck.CKF_USER_PIN_INITIALIZED:
             raise NotServable(f"{candidate.name}: the token has no user PIN yet")
         connection.login_again(ck.CKU_USER, pin, candidate.deadline())
-    except (MemberLost, LoginRefused) as reason:
-        raise NotServable(f"{candidate.name}: {reason}") from None
+    except LoginRefused as refusal:
+        raise PinRefused(f"{candidate.name}: {refusal}") from None
+    except MemberLost as loss:
+        raise NotServable(f"{candidate.name}: {loss}") from None
     except SessionRefused as refused:
         raise NotServable(f"{candidate.name}: the token gives no session: {refused}") from None
 

@@ -1,0 +1,152 @@
+"""`pyha domain restore`: the domain keys of a sealed backup onto one token.
+
+The backup is believed only where it agrees with the members that hold the keys: whoever can write the file could have
+sealed other keys to the same public key. `restoring.restore_onto` does the work on the token.
+
+Source: SEMANTICS.md section 5 (domain keys).
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from pyha.cli import memory, pin, sealing
+from pyha.cli.config import chosen
+from pyha.cli.entering import SharedPin
+from pyha.cli.errors import Mistake
+from pyha.ha.settings import Role
+from pyha.runtime import config, domain_keys, schema, uri
+from pyha.runtime.assembly import codecs_for, connector
+from pyha.runtime.domain_keys import Candidate, NotServable
+from pyha.runtime.restoring import Backup, restore_onto
+from pyha.runtime.settings import GroupSettings, MemberSettings
+
+_PREFIX = "pkcs11:"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0 where the token holds the keys now. Raises Mistake."""
+    group = configured(arguments.config, arguments.label)
+    group, target = _with_target(group, arguments.target, arguments.environment)
+    memory.protect()
+    with (
+        _opened(arguments) as backup,
+        SharedPin(arguments.pin_source, f"User PIN of the members of {group.label}: ") as shared,
+    ):
+        if backup.group_id != group.id:
+            raise Mistake(
+                f'{arguments.backup} is of group "{backup.label}" (id {backup.group_id.hex()}), '
+                f'not of "{group.label}" (id {group.id.hex()})'
+            )
+        try:
+            with _candidate(group, target) as candidate:
+                shared.enter(candidate, group.members[target].uri.pin_source)
+                info = candidate.connection.token_info
+                compared = _compare(group, target, info.serial if info is not None else "", shared, backup)
+                restored = restore_onto(candidate, backup, arguments.allow_open_doors)
+        except NotServable as reason:
+            raise Mistake(str(reason)) from None
+    if not compared:
+        _warn("no member could be asked whether these are the group's domain keys: the backup was believed")
+    for door in restored.open_doors:
+        _warn(f"{candidate.name}: {door}")
+    if restored.put:
+        print(f"{candidate.name}: restored {', '.join(restored.put)}")
+    else:
+        print(f"{candidate.name}: holds the domain keys already")
+    return 0
+
+
+def configured(path: str | None, label: str) -> GroupSettings:
+    """The group of this label in the configuration. Raises Mistake."""
+    try:
+        groups = config.load(chosen(path)).groups
+    except config.ConfigurationError as error:
+        raise Mistake(str(error)) from None
+    for group in groups:
+        if group.label == label:
+            return group
+    raise Mistake(f'there is no group "{label}"')
+
+
+@contextmanager
+def _opened(arguments: argparse.Namespace) -> Iterator[Backup]:
+    """The opened backup, wiped at the end; the passphrase is wiped at once. Raises Mistake."""
+    source = arguments.key_passphrase_source
+    passphrase = pin.read(source, f"Passphrase of {arguments.key}: ") if source is not None else None
+    try:
+        backup = sealing.open_backup(arguments.backup, arguments.key, passphrase)
+    finally:
+        if passphrase is not None:
+            memory.wipe(passphrase)
+    with backup:
+        yield backup
+
+
+def _with_target(group: GroupSettings, text: str, environment: list[str]) -> tuple[GroupSettings, int]:
+    """The group and the index of the member that is meant, which is a further one where a URI was given. Raises
+    Mistake."""
+    for index, member in enumerate(group.members):
+        if member.name == text:
+            if environment:
+                raise Mistake("--environment is for a token that is named by its URI: a member has its own")
+            return group, index
+    if not text.startswith(_PREFIX):
+        names = ", ".join(member.name for member in group.members)
+        raise Mistake(f'"{group.label}" has no member {text} (it has {names}), and it is no PKCS #11 URI')
+    try:
+        address = uri.parse(text)
+    except uri.UriError as error:
+        raise Mistake(str(error)) from None
+    if address.module_path is None:
+        raise Mistake(f"{text} has no module-path")
+    values = dict(_setting(each) for each in environment)
+    further = MemberSettings(address, schema.default_name(address) or text, Role.ACTIVE, environment=values)
+    return replace(group, members=(*group.members, further)), len(group.members)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise Mistake(f"--environment {text} is not NAME=VALUE")
+    return name, value
+
+
+@contextmanager
+def _candidate(group: GroupSettings, index: int) -> Iterator[Candidate]:
+    """A connection of the command's own, closed at the end."""
+    candidate = Candidate(connector(group, codecs_for((group,)))(index, 1), group.deadline)
+    try:
+        yield candidate
+    finally:
+        candidate.connection.close(candidate.deadline())
+
+
+def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, backup: Backup) -> int:
+    """How many other members hold the backup's keys; who cannot be asked is named. Raises NotServable where one holds
+    others."""
+    compared = 0
+    for index, member in enumerate(group.members):
+        if index == target or member.uri.serial == serial or not member.enabled:
+            continue
+        try:
+            with _candidate(group, index) as other:
+                shared.enter(other, member.uri.pin_source)
+                told = domain_keys.fingerprints(other.connection, group.id, other.deadline())
+        except NotServable as reason:
+            _warn(f"not compared: {reason}")
+            continue
+        for key, expected in backup.fingerprints.items():
+            if told.get(key) and told[key] != expected:
+                raise NotServable(
+                    f"{member.name} holds another {key.value} domain key than the backup: "
+                    f"check value {told[key].hex()}, expected {expected.hex()}"
+                )
+        compared += any(told.values())
+    return compared
+
+
+def _warn(text: str) -> None:
+    print(f"pyha: warning: {text}", file=sys.stderr)

@@ -1,0 +1,219 @@
+"""`pyha domain restore` on real tokens: what comes back, what is refused, and that a refusal leaves the token as it
+was."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyha.abi.native import module_path
+from pyha.cli import chaos_plan, config_write, sealing
+from pyha.cryptoki import constants as ck
+from pyha.ha.domain import AES_KEYS, DomainKey, domain_id, domain_label
+from pyha.runtime import config
+from tests.application import Template, application
+from tests.chaos import Plan
+from tests.domain_tools import PASSPHRASE, Domain, Place, delete_domain_objects, domain_objects, places
+from tests.softhsm import MODULE, SoftHSM
+
+EVERY = ("secrkey", "secrkey", "privkey", "privkey", "pubkey", "pubkey")
+ALL = ["Private", "Private", "Public", "Public", "Secret", "Secret"]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Place]]:
+    yield from places(tmp_path_factory, "restored")
+
+
+@pytest.fixture
+def domain(make: Callable[[Path], Place], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Domain:
+    return Domain(make(tmp_path / "place"), capsys)
+
+
+def _new_token(domain: Domain) -> tuple[str, tuple[str, str]]:
+    """The URI of an empty token beside the members, and how the command finds it."""
+    SoftHSM(domain.place.directory / "softhsm").token("replacement")
+    environment = ("--environment", f"SOFTHSM2_CONF={domain.place.tokens[0].conf}")
+    return f"pkcs11:token=replacement?module-path={MODULE}", environment
+
+
+def test_a_member_that_lost_its_keys_gets_them_back_and_serves(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    delete_domain_objects(lost, *EVERY)
+    assert domain_objects(lost) == []
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, err) == (0, "")
+    assert out == "restored-1: restored sealed, open, sealed-rsa, open-rsa\n"
+    assert domain_objects(lost) == domain_objects(domain.place.tokens[0]) == ALL
+    log = domain.place.directory / "log"
+    logging = replace(config.load(str(domain.place.conf)), log=f"file:{log}")
+    config_write.write(str(domain.place.conf), config_write.render(logging))
+    with application(module_path(), {"PYHA_CONF": str(domain.place.conf)}, "restored", "1234") as app:
+        template = {ck.CKA_VALUE_LEN: 32, ck.CKA_TOKEN: True, ck.CKA_EXTRACTABLE: False, ck.CKA_SENSITIVE: True}
+        app.generate(ck.CKM_AES_KEY_GEN, template)
+    assert not log.exists() or "restored-1" not in log.read_text(), "the member is in"
+
+
+def test_a_second_restore_does_nothing_and_an_interrupted_one_is_completed(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, out, err) == (0, "restored-1: holds the domain keys already\n", "")
+    # As a restore leaves it that is killed between the two halves of a pair.
+    delete_domain_objects(lost, "privkey")
+    assert len(domain_objects(lost)) == 5
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, err) == (0, "")
+    assert "-rsa" in out
+    assert "sealed," not in out, "what was there whole was left"
+    assert domain_objects(lost) == ALL
+
+
+def test_a_new_token_is_given_the_keys_by_its_uri(domain: Domain) -> None:
+    uri, environment = _new_token(domain)
+    status, out, err = domain.restore(uri, *environment, label="restored")
+    assert (status, err) == (0, "")
+    assert out.startswith("replacement: restored sealed")
+    status, out, _ = domain.restore(uri, *environment, label="restored")
+    assert (status, out) == (0, "replacement: holds the domain keys already\n")
+
+
+def test_the_private_keys_passphrase_is_asked_for_and_has_to_be_right(domain: Domain, tmp_path: Path) -> None:
+    status, _, err = domain.restore("restored-1", label="restored", key=domain.place.locked)
+    assert status == 2
+    assert "has a passphrase: name its --key-passphrase-source" in err
+    phrase = tmp_path / "phrase"
+    phrase.write_bytes(b"wrong")
+    phrase.chmod(0o600)
+    words = ("--key-passphrase-source", f"file:{phrase}")
+    status, _, err = domain.restore("restored-1", *words, label="restored", key=domain.place.locked)
+    assert status == 2
+    assert "or the passphrase is wrong" in err
+    phrase.write_bytes(PASSPHRASE)
+    assert domain.restore("restored-1", *words, label="restored", key=domain.place.locked)[0] == 0
+
+
+def test_a_backup_of_other_keys_is_refused_by_the_member_that_holds_the_right_ones(domain: Domain) -> None:
+    # Whoever can write the file can seal keys of his own to the public key.
+    lost = domain.place.tokens[1]
+    delete_domain_objects(lost, *EVERY)
+    genuine = json.loads(domain.place.backup.read_text())
+    with sealing.open_backup(str(domain.place.backup), str(domain.place.private)) as backup:
+        values = {key: bytearray(index for _ in range(32)) for index, key in enumerate(AES_KEYS)}
+        public = sealing.public_key(str(domain.place.directory / "public.pem"))
+        forged = sealing.seal(public, bytes.fromhex(genuine["id"]), "restored", values, backup.pairs)
+    domain.place.backup.write_text(forged)
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, out) == (2, "")
+    assert "restored-0 holds another sealed domain key than the backup" in err
+    assert domain_objects(lost) == []
+
+
+def test_a_token_with_other_keys_is_refused_and_left_alone(domain: Domain) -> None:
+    uri, environment = _new_token(domain)
+    key: Template = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(32)}
+    for identity, says in ((bytes(16), "the token is a member of another group"), (None, "holds another open domain")):
+        group_id = identity or config.load(str(domain.place.conf)).groups[0].id
+        named = {ck.CKA_LABEL: domain_label(group_id), ck.CKA_ID: domain_id(group_id, DomainKey.OPEN)}
+        with application(MODULE, domain.place.tokens[0].environment, "replacement", "1234") as app:
+            made = app.create({**key, **named, ck.CKA_TOKEN: True, ck.CKA_PRIVATE: True})
+            status, _, err = domain.restore(uri, *environment, label="restored")
+            assert status == 2
+            assert says in err
+            assert app.find({}) == [made], "the foreign key alone"
+            app.destroy(made)
+
+
+def test_what_was_put_is_taken_back_where_a_later_step_fails(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    delete_domain_objects(lost, *EVERY)
+    plan = Plan(domain.place.directory / "plan")
+    uri = f"pkcs11:token=restored-1?module-path={chaos_plan.chaos_module()}"
+    settings = {**lost.environment, **plan.environment}
+    environment = [word for name, value in settings.items() for word in ("--environment", f"{name}={value}")]
+    for fault, says in (
+        ("C_UnwrapKey nth=2 -> answer CKR_FUNCTION_FAILED", "does not take the open-rsa domain key: CKR_FUNCTION_FAIL"),
+        ("C_SetAttributeValue nth=1 -> answer CKR_OK", "can be given CKA_DECRYPT (--allow-open-doors takes the token"),
+    ):
+        plan.set(fault)
+        status, out, err = domain.restore(uri, *environment, label="restored")
+        assert (status, out) == (2, "")
+        assert says in err
+        assert domain_objects(lost) == []
+    plan.set(fault)
+    status, _, err = domain.restore(uri, *environment, "--allow-open-doors", label="restored")
+    assert status == 0
+    assert "pyha: warning: restored-1: the sealed domain key can be given CKA_DECRYPT\n" in err
+    assert domain_objects(lost) == ALL
+
+
+def test_a_wrong_pin_costs_one_try_on_one_token(domain: Domain, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.write_text("9999")
+    wrong.chmod(0o600)
+    opening = ("--backup", str(domain.place.backup), "--key", str(domain.place.private))
+    status, _, err = domain("restore", "restored", "restored-1", *opening, pin=wrong)
+    assert status == 2
+    assert "CKR_PIN_INCORRECT" in err
+    # The other member was not asked: it would not let itself be logged in to without the right PIN's reset.
+    assert domain.restore("restored-0", label="restored")[0] == 0
+    status, _, err = domain.restore("restored-1", label="restored")
+    assert status == 2
+    assert "few tries" in err
+
+
+def test_nothing_to_compare_with_is_said(domain: Domain) -> None:
+    store = domain.place.tokens[0].conf.parent / "tokens"
+    (first,) = (each for each in store.iterdir() if domain.place.tokens[0].serial[-8:] in each.name.replace("-", ""))
+    shutil.rmtree(first)
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert status == 0
+    assert "holds the domain keys already" in out
+    assert "not compared: restored-0: its token is not among the module's tokens" in err
+    assert "the backup was believed" in err
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text[: len(text) // 2], "is no backup of domain keys, or it is damaged"),
+        (lambda text: "[]", "is no backup of domain keys, or it is damaged"),
+        (lambda text: text.replace('"pyha-backup": 1', '"pyha-backup": 2'), "a backup of version 2"),
+        (lambda text: _changed(text, "sealed", "00" * 256), "is not the private key that"),
+        (lambda text: _changed(text, "check-values", {"sealed": "000000", "open": "000000"}), "its check values are"),
+        (lambda text: _changed(text, "id", "11" * 16), 'is of group "restored"'),
+    ],
+)
+def test_a_backup_that_is_none_is_named(domain: Domain, damage: Callable[[str], str], says: str) -> None:
+    domain.place.backup.write_text(damage(domain.place.backup.read_text()))
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, out) == (2, "")
+    assert says in err
+    assert err.count("\n") == 1, "one clear sentence"
+
+
+def _changed(text: str, field: str, value: object) -> str:
+    return json.dumps(json.loads(text) | {field: value})
+
+
+def test_what_is_not_there_is_named(domain: Domain, tmp_path: Path) -> None:
+    assert "no member nobody (it has restored-0, restored-1)" in domain.restore("nobody", label="restored")[2]
+    assert 'there is no group "other"' in domain.restore("restored-1", label="other")[2]
+    missing = tmp_path / "missing.pem"
+    assert f"{missing} cannot be read" in domain.restore("restored-1", label="restored", key=missing)[2]
+    public = domain.place.directory / "public.pem"
+    assert (
+        f"{public} is no PEM file with a private key" in domain.restore("restored-1", label="restored", key=public)[2]
+    )
+
+
+def test_the_opened_backup_is_wiped(make: Callable[[Path], Place], tmp_path: Path) -> None:
+    place = make(tmp_path / "place")
+    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+        values = [bytes(value) for value in backup.values.values()]
+        assert all(any(value) for value in values)
+        for value in values:
+            assert value.hex() not in repr(backup)
+    assert all(bytes(value) == bytes(32) for value in backup.values.values())

@@ -1,0 +1,150 @@
+"""Groups with a sealed backup, for tests of `pyha domain`: one is made for all tests of a module, and copied."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+
+from pyha.cli.main import main
+from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
+
+PASSPHRASE = b"correct horse"
+
+
+@dataclass(frozen=True)
+class Place:
+    """A directory with a group of two members and the backup of its domain keys. `private`: the key that opens the
+    backup, `locked`: the same with a passphrase."""
+
+    directory: Path
+    tokens: tuple[SoftHSMToken, ...]
+
+    @property
+    def conf(self) -> Path:
+        return self.directory / "pyha.toml"
+
+    @property
+    def backup(self) -> Path:
+        return self.directory / "backup"
+
+    @property
+    def private(self) -> Path:
+        return self.directory / "private.pem"
+
+    @property
+    def locked(self) -> Path:
+        return self.directory / "locked.pem"
+
+    @property
+    def pin(self) -> Path:
+        return self.directory / "pin"
+
+
+def make_place(directory: Path, label: str) -> Place:
+    """A group of two members with all that `Place` names."""
+    private = rsa.generate_private_key(65537, 2048)
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    (directory / "private.pem").write_bytes(private.private_bytes(pem, pkcs8, serialization.NoEncryption()))
+    guarded = serialization.BestAvailableEncryption(PASSPHRASE)
+    (directory / "locked.pem").write_bytes(private.private_bytes(pem, pkcs8, guarded))
+    public = private.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo)
+    (directory / "public.pem").write_bytes(public)
+    (directory / "pin").write_text("1234\n")
+    (directory / "pin").chmod(0o600)
+    softhsm = SoftHSM(directory / "softhsm")
+    place = Place(directory, tuple(softhsm.token(f"{label}-{index}") for index in range(2)))
+    uris = [f"pkcs11:token={token.label}?module-path={MODULE}" for token in place.tokens]
+    words = ["group", "create", label, *uris, "--pin-source", f"file:{place.pin}", "--config", str(place.conf)]
+    words += ["--environment", f"SOFTHSM2_CONF={place.tokens[0].conf}"]
+    assert main([*words, "--backup-to", str(directory / "public.pem"), "--backup", str(place.backup)]) == 0
+    return place
+
+
+def copy_place(kept: Place, directory: Path) -> Place:
+    """The same group in another directory."""
+    shutil.copytree(kept.directory, directory)
+    for path in (directory / "pyha.toml", *directory.glob("softhsm/*/softhsm2.conf")):
+        path.write_text(path.read_text().replace(str(kept.directory), str(directory)))
+    tokens = tuple(replace(each, conf=directory / each.conf.relative_to(kept.directory)) for each in kept.tokens)
+    return Place(directory, tokens)
+
+
+@dataclass
+class Domain:
+    """Runs `pyha domain` on a place."""
+
+    place: Place
+    capsys: pytest.CaptureFixture[str]
+
+    def __call__(self, action: str, *words: str, pin: Path | None = None) -> tuple[int, str, str]:
+        self.capsys.readouterr()
+        source = f"file:{pin or self.place.pin}"
+        status = main(["domain", action, *words, "--pin-source", source, "--config", str(self.place.conf)])
+        printed = self.capsys.readouterr()
+        return status, printed.out, printed.err
+
+    def restore(self, target: str, *more: str, label: str, key: Path | None = None) -> tuple[int, str, str]:
+        opening = ("--backup", str(self.place.backup), "--key", str(key or self.place.private))
+        return self("restore", label, target, *opening, *more)
+
+
+def _tool(token: SoftHSMToken) -> list[str]:
+    return ["pkcs11-tool", "--module", MODULE, "--token-label", token.label, "--login", "--pin", token.pin]
+
+
+def domain_objects(token: SoftHSMToken) -> list[str]:
+    """The classes of the domain keys' objects on a token, as plain SoftHSM shows them, sorted."""
+    done = subprocess.run(
+        [*_tool(token), "-O"],
+        env={**os.environ, **token.environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    classes = []
+    for line in done.stdout.splitlines():
+        if " Key Object" in line:
+            classes.append(line.split(" Key Object")[0])
+        elif "label:" in line and "pyha domain key" not in line:
+            classes.pop()
+    return sorted(classes)
+
+
+def delete_domain_objects(token: SoftHSMToken, *kinds: str) -> None:
+    """Destroy one domain key object of each of these types (`secrkey`, `privkey`, `pubkey`), by the vendor's own
+    means."""
+    listed = subprocess.run(
+        [*_tool(token), "-O"],
+        env={**os.environ, **token.environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    names = {"Secret": "secrkey", "Private": "privkey", "Public": "pubkey"}
+    found: list[tuple[str, str]] = []
+    for line in listed.splitlines():
+        if " Key Object" in line:
+            found.append((names[line.split(" Key Object")[0]], ""))
+        elif line.strip().startswith("ID:"):
+            found[-1] = (found[-1][0], line.split("ID:")[1].strip())
+    for kind in kinds:
+        at = next(index for index, (each, _) in enumerate(found) if each == kind)
+        _, identity = found.pop(at)
+        subprocess.run(
+            [*_tool(token), "--delete-object", "--type", kind, "--id", identity],
+            env={**os.environ, **token.environment},
+            capture_output=True,
+            check=True,
+        )
+
+
+def places(tmp_path_factory: pytest.TempPathFactory, label: str) -> Iterator[Callable[[Path], Place]]:
+    """For a fixture: copies of one group."""
+    kept = make_place(tmp_path_factory.mktemp("domain"), label)
+    yield lambda directory: copy_place(kept, directory)
