@@ -9,7 +9,7 @@ Source: SEMANTICS.md sections 1, 3 and 4.
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from pyha.ha.recovery import UNTRIED, Attempts, due_at
+from pyha.ha.recovery import NEVER, UNTRIED, Attempts, due_at
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 
 
@@ -177,6 +177,11 @@ class Group:
         inside = self._in()
         active = tuple(index for index in inside if self.members[index].role is Role.ACTIVE)
         return active or inside
+
+    def returned_at(self) -> dict[int, float]:
+        """When each serving member that was away came back (monotonic seconds)."""
+        last = {index: self.members[index].attempts.last for index in self.serving()}
+        return {index: at for index, at in last.items() if at != NEVER}
 
     def promoted(self) -> bool:
         """Standby members serve, because no active one is left."""

@@ -169,12 +169,14 @@ def _on_the_others(group: GroupRuntime, function: Function, values: list[Any], e
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
             return rv, True
 
+        start = group.clock()
         try:
             rv, _ = step(group, index, connection, function.name, attempt, unbind)
             if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
         except (MemberLost, Refusal) as loss:
             group.lost(index, connection.generation, str(loss))
+            group.count_failover(function.name, index, str(loss), group.clock() - start, None)
 
 
 def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity, kept: Placed) -> None:

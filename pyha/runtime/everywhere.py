@@ -246,14 +246,19 @@ def _on_primary(group: GroupRuntime, function: Function, call: _Call) -> int:
     """The first member's answer; only a lost member is passed over, and not by a call that ends one helper after the
     other. Raises NobodyLeft."""
     poisoned = 0
+    lost: tuple[int, str, float] | None = None
     while True:
         index, connection = group.login_order()[0]
+        if lost is not None:
+            group.count_failover(function.name, *lost, index)
+        start = group.clock()
         try:
             return _settled(connection, call, group.deadline(function.slow))
         except SessionRefused as refusal:
             return refusal.rv
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
+            lost = index, str(loss), group.clock() - start
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR

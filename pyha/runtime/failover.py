@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
+from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
@@ -59,7 +60,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
     function = policy.function
     excluded: set[int] = set()
     poisoned = 0
-    moved = False
+    lost: tuple[int, str, float] | None = None
     missing: int | None = None
     while True:
         index = policy.choose(excluded)
@@ -67,9 +68,9 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             if missing is not None:
                 return missing, []
             raise group.nobody_left()
-        if moved:
-            group.count_failover()
-            moved = False
+        if lost is not None:
+            group.count_failover(function.name, *lost, index)
+            lost = None
         excluded.add(index)
         try:
             connection, weight = group.enter(index, function)
@@ -84,7 +85,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             return refusal.rv, []
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-            moved = True
+            lost = index, str(loss), group.clock() - start
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
@@ -117,11 +118,11 @@ def settle(
                 raise NotThere(ck.CKR_DEVICE_ERROR)
             return rv, results
         if judgement is Verdict.MEMBER_LOST:
-            raise MemberLost(f"{policy.function.name} answered {rv:#x}")
+            raise MemberLost(f"{policy.function.name} answered {rv_name(rv)}")
         taken = (*taken, judgement)
         if judgement is Verdict.SUSPECT:
             if not connection.alive(deadline):
-                raise MemberLost(f"{policy.function.name} answered {rv:#x} and the probe failed")
+                raise MemberLost(f"{policy.function.name} answered {rv_name(rv)} and the probe failed")
             # SoftHSM fails like this in the middle of a search; reading may be repeated.
             if disturbed and policy.function.route is Route.READ:
                 continue

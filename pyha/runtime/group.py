@@ -19,9 +19,10 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.ha.group import Cause, Group, Member, State
-from pyha.ha.selection import least_busy, mean_after
+from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
 from pyha.runtime import log
+from pyha.runtime.failovers import Failovers
 from pyha.runtime.gate import Gate
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
@@ -102,8 +103,10 @@ class GroupRuntime:
         self._turns: dict[int, int] = {}
         self._serving: tuple[int, ...] = ()
         self._serving_of: Group | None = None
+        self._returned: dict[int, float] = {}
         self._arriving: set[Connection] = set()
         self._audited: set[int] = set()
+        self._failovers = Failovers()
 
     # -- deadlines ----------------------------------------------------------------------------------------------
 
@@ -286,6 +289,7 @@ class GroupRuntime:
         bytes, then a signature would ask one of two members for every signature."""
         value = self.value
         if value is not self._serving_of:
+            self._returned = value.returned_at()
             self._serving, self._serving_of = value.serving(), value
         candidates: Sequence[int] = self._serving
         if excluded:
@@ -295,7 +299,17 @@ class GroupRuntime:
         if not spread or len(candidates) == 1:
             return candidates[0]
         turn = self._turns[kind] = self._turns.get(kind, self._first_turn) + 1
+        if self._returned:
+            candidates = self._warmed(candidates, turn)
         return least_busy(candidates, self.loads, turn)
+
+    def _warmed(self, candidates: Sequence[int], turn: int) -> Sequence[int]:
+        returned, now = self._returned, self.clock()
+        if all(now - at >= WARM_UP for at in returned.values()):
+            if self._returned is returned:
+                self._returned = {}
+            return candidates
+        return warmed(candidates, returned, now, turn)
 
     def weight(self, function: Function) -> float:
         """Seconds that a call of this function takes of late."""
@@ -344,10 +358,30 @@ class GroupRuntime:
         with self._lock:
             count_error(self.status.errors[index], rv)
 
-    def count_failover(self) -> None:
-        """A call goes on to another member because its own was lost."""
+    def count_failover(self, call: str, lost: int, why: str, seconds: float, to: int | None) -> None:
+        """A call goes on though member `lost` failed under it after `seconds`: on member `to`, or (None) on all that
+        are left. `why`: the reason of the loss, as the call met it. Of a loss the first call is logged, the rest with
+        the next status by their number."""
         with self._lock:
             self.status.failovers += 1
+            first = self._failovers.count(lost, self.value.members[lost].losses)
+        if first:
+            where = f"to member {self.name(to)}" if to is not None else "on with the members that are left"
+            log.log(
+                "warning",
+                f'group "{self.settings.label}": failover: {call} went {where}, '
+                f"{seconds:.3f} s after it was given to member {self.name(lost)}: {why}",
+            )
+
+    def _tell_failovers(self) -> None:
+        with self._lock:
+            more = self._failovers.untold()
+        for index, count in more:
+            calls = "call was" if count == 1 else "calls were"
+            log.log(
+                "warning",
+                f'group "{self.settings.label}": {count} more {calls} moved away from member {self.name(index)}',
+            )
 
     def refresh_status(self) -> bool:
         """The monitor's look: publish what has changed. False: nothing did, and the next call will say so."""
@@ -371,6 +405,7 @@ class GroupRuntime:
         self.on_news()
 
     def _publish(self) -> bool:
+        self._tell_failovers()
         return self.status.publish(self.value, self.recovery.mode)
 
     def _status_due(self, now: float) -> None:
@@ -444,6 +479,7 @@ class GroupRuntime:
         for arriving in list(self._arriving):
             arriving.close()
         self.status.withdraw()
+        self._tell_failovers()
         served = self.status.served
         if any(served):
             counts = " ".join(f"{self.name(index)}={number}" for index, number in enumerate(served))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.keys import KEY_TYPES
+from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (
@@ -95,7 +96,7 @@ def _refused(group: GroupRuntime, function: Function, values: list[Any], parts: 
     """The member refused the original. If it refuses the application's own call too, that is the answer."""
     own = _as_asked(group, function, values, parts)
     if own == ck.CKR_OK:
-        raise Unreplicable(f"no extractable original of it can be made ({rv:#x})")
+        raise Unreplicable(f"no extractable original of it can be made: {rv_name(rv)}")
     return own
 
 

@@ -74,17 +74,22 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     """`work` on every member that is in, in their order; who is lost meanwhile is out, and the rest go on. A call that
     takes down helper after helper is refused. Raises what `work` raises but MemberLost; Refusal, NobodyLeft."""
     done = []
+    gone = []
     poisoned = 0
     for index, connection in group.present():
+        start = group.clock()
         try:
             done.append((connection, work(index, connection)))
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
+            gone.append((index, str(loss), group.clock() - start))
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 raise Refusal(ck.CKR_DEVICE_ERROR, "it ends the helpers that it is given to") from None
     if not done:
         raise group.nobody_left()
+    for index, why, seconds in gone:
+        group.count_failover("a creation or change", index, why, seconds, None)
     return done
 
 

@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_ds
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from pyha.cryptoki import constants as ck
+from tests.chaos import behind_chaos
 from tests.client import Client, aes_key, client, ec_pair, helpers
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
@@ -441,6 +442,37 @@ def test_sixteen_threads_while_helpers_are_killed_one_after_another(group: Group
     for _, digest, signature in lines:
         assert verifies(key, bytes.fromhex(signature), bytes.fromhex(digest))
     assert lost(made) == [0, 1]
+
+
+def test_a_loss_under_many_threads_is_told_in_few_lines(group: Group, tmp_path: Path) -> None:
+    made = group(members=1, standby=1, label="told")
+    plan, _ = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        slot = app.slot_of("told")
+        sessions = [app.open(slot)[1] for _ in range(12)]
+        for each in sessions:
+            assert app.start("Digest", each, ck.CKM_SHA256) == OK
+        plan.add("C_Digest -> hang")
+        answers: list[int] = []
+        threads = [
+            threading.Thread(target=lambda session=each: answers.append(app.out("Digest", session, b"x")[0]))
+            for each in sessions
+        ]
+        for thread in threads:
+            thread.start()
+        plan.wait_for("C_Digest", 12)
+        kill(made, 0)
+        for thread in threads:
+            thread.join(60)
+        assert answers == [OK] * 12
+        assert app.finalize() == OK
+    (line,) = [line for line in made.logged().splitlines() if "failover: " in line]
+    first, second = (token.label for token in made.tokens)
+    assert f"failover: C_Digest went to member {second}, " in line
+    assert f" s after it was given to member {first}: its helper ended during C_Digest" in line
+    more = [line.partition('"told": ')[2] for line in made.logged().splitlines() if " more call" in line]
+    assert sum(int(line.split()[0]) for line in more) == 11
+    assert len(more) <= 4  # one a status, and all were moved at once
 
 
 # The end, with calls inside

@@ -107,7 +107,8 @@ def forking(group: Group, directory: Path, program: Path, deadline: float = 20.0
     finally:
         process.kill()
         process.wait()
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         process.stdout.close()
 

@@ -39,7 +39,7 @@ class FakeGroup:
     user: int | None = None
     out: dict[int, str] = field(default_factory=dict)
     entered: int = 0
-    failovers: int = 0
+    failovers: list[tuple[str, int, str, int | None]] = field(default_factory=list)
     errors: list[tuple[int, int]] = field(default_factory=list)
 
     def enter(self, index: int, function: Function) -> tuple[FakeMember, float]:
@@ -65,8 +65,8 @@ class FakeGroup:
     def count_error(self, index: int, rv: int) -> None:
         self.errors.append((index, rv))
 
-    def count_failover(self) -> None:
-        self.failovers += 1
+    def count_failover(self, call: str, lost: int, why: str, seconds: float, to: int | None) -> None:
+        self.failovers.append((call, lost, why, to))
 
     def nobody_left(self) -> NobodyLeft:
         return NobodyLeft(True)
@@ -198,11 +198,11 @@ def test_answers_and_failovers_are_counted() -> None:
     group = FakeGroup({0: FakeMember(script), 1: FakeMember([ck.CKR_DATA_LEN_RANGE])})
     assert run(cast(GroupRuntime, group), FakePolicy(group))[0] == ck.CKR_DATA_LEN_RANGE
     assert group.errors == [(0, ck.CKR_SESSION_HANDLE_INVALID), (0, ck.CKR_DEVICE_REMOVED), (1, ck.CKR_DATA_LEN_RANGE)]
-    assert group.failovers == 1
+    assert group.failovers == [("C_GenerateRandom", 0, "C_GenerateRandom answered CKR_DEVICE_REMOVED", 1)]
 
 
 def test_a_loss_after_which_nobody_is_left_is_no_failover() -> None:
     group = FakeGroup({0: FakeMember([gone()])})
     with pytest.raises(NobodyLeft):
         run(cast(GroupRuntime, group), FakePolicy(group))
-    assert group.failovers == 0
+    assert group.failovers == []

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from pyha.ha.group import Cause, Group, Member, Occasion, State
+from pyha.ha.selection import WARM_UP, part_of
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.ha.status import MemberView, code
 
@@ -86,6 +87,11 @@ class Play:
         at = self.group.next_due(self.settings)
         return "never" if at is None else at
 
+    def _parts(self) -> str:
+        returned = self.group.returned_at()
+        ages = [self.now - returned[index] if index in returned else WARM_UP for index in self.group.serving()]
+        return " ".join(f"{part_of(age):g}" for age in ages)
+
     def _status(self) -> str:
         """Reads the status, as an operator does."""
         words = []
@@ -115,6 +121,7 @@ class Play:
             "answer": lambda: "TOKEN_NOT_PRESENT" if group.announced else "DEVICE_ERROR",
             "complete": group.complete,
             "promoted": group.promoted,
+            "parts": self._parts,
         }
         return known[key]()
 
