@@ -30,7 +30,7 @@ check: .stamps/venv build ## ruff, its format, and mypy
 conformance: build .stamps/clients ## real clients on plain SoftHSM and on the slot; ONLY="pkcs11-tool java" runs a part
 	$(BIN)/python -m conformance $(ONLY)
 
-bench: build .stamps/bench ## the virtual slot's speed beside SoftHSM's and p11-kit's; tables and plots in build/bench
+bench: build .stamps/bench ## speed beside SoftHSM and p11-kit, slow members, pauses; BENCH="--part pauses" runs a part
 	$(BIN)/python -m conformance.bench $(BENCH)
 
 differential: build ## random calls on SoftHSM and on the virtual slot, compared; EXAMPLES=1000 sequences (some minutes)

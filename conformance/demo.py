@@ -8,12 +8,12 @@ anything did not happen as it is said here.
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from conformance import tree
 from conformance.burst import PublicKeys, burst, command_of, helper_of
 from conformance.stage import Stage, Unexpected
 
@@ -40,10 +40,11 @@ def prepare(directory: Path, quiet: bool = False) -> Stage:
     softhsm = next((path for path in SOFTHSM if os.path.exists(path)), None)
     if softhsm is None:
         raise Unexpected(f"SoftHSM's library is at none of {', '.join(SOFTHSM)}")
-    commands = str(Path(sys.executable).parent)
-    asked = subprocess.run([f"{commands}/pyha", "module-path"], capture_output=True, text=True)
-    if asked.returncode != 0:
-        raise Unexpected(asked.stderr.strip())
+    try:
+        module = tree.module()
+    except FileNotFoundError as missing:
+        raise Unexpected(str(missing)) from None
+    tree.write_command(directory / "bin")
     (directory / "tokens").mkdir()
     (directory / "softhsm2.conf").write_text(
         f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n"
@@ -54,9 +55,10 @@ def prepare(directory: Path, quiet: bool = False) -> Stage:
         "SOFTHSM2_CONF": f"{directory}/softhsm2.conf",
         "PYHA_CONF": f"{directory}/pyha.toml",
         "SOFTHSM": softhsm,
-        "MODULE": asked.stdout.strip(),
+        "MODULE": module,
     }
-    stage = Stage(directory, {**variables, "PATH": commands + os.pathsep + os.environ.get("PATH", os.defpath)})
+    path = os.pathsep.join((f"{directory}/bin", str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    stage = Stage(directory, {**variables, "PATH": path})
     if quiet:
         return stage
     stage.say(

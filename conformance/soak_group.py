@@ -8,13 +8,13 @@ import hashlib
 import os
 import signal
 import subprocess
-import sys
 from collections import Counter
 from contextlib import AbstractContextManager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from io import StringIO
 from pathlib import Path
 
+from conformance import tree
 from conformance.burst import helper_of
 from conformance.stage import Unexpected
 from conformance.targets import SOFTHSM, clean_environment
@@ -72,8 +72,7 @@ class SoakGroup:
             )
         uris = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in MEMBERS]
         setting = f"SOFTHSM2_CONF={softhsm}"
-        own = (sys.executable, "-c", "import sys; from pyha.cli.main import main; sys.exit(main())")
-        self._run(*own, "group", "create", self.label, *uris, "--pin-source", "env:PIN", "--environment", setting)
+        self._run(*tree.PYHA, "group", "create", self.label, *uris, "--pin-source", "env:PIN", "--environment", setting)
         self._compile()
         written = config.load(conf)
         (group,) = written.groups

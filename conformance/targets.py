@@ -10,8 +10,9 @@ import sys
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
+
+from conformance import tree
 
 SOFTHSM = next(
     (
@@ -128,7 +129,7 @@ def make(name: str, directory: Path) -> Target:
     _make_group(directory, environment)
     if name == LOSS:
         _make_mortal(directory, environment["PYHA_CONF"])
-    module = _run([_pyha(), "module-path"], environment).strip()
+    module = tree.module()
     serial, slot = _identity(module, environment)
     return Target(name, module, LABEL, PIN, SO_PIN, serial, slot, directory, environment)
 
@@ -137,7 +138,7 @@ def _make_group(directory: Path, environment: dict[str, str]) -> None:
     uris = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in MEMBERS]
     _run(
         [
-            *(_pyha(), "group", "create", LABEL, *uris, "--pin-source", "env:MEMBERS_PIN"),
+            *(*tree.PYHA, "group", "create", LABEL, *uris, "--pin-source", "env:MEMBERS_PIN"),
             *("--environment", f"SOFTHSM2_CONF={environment['SOFTHSM2_CONF']}"),
         ],
         {**environment, "MEMBERS_PIN": PIN},
@@ -195,11 +196,6 @@ def _identity(module: str, environment: dict[str, str]) -> tuple[str, int]:
     if found is None:
         raise RuntimeError(f"no token {LABEL}:\n{listed}")
     return found[2], int(found[1], 16)
-
-
-@cache
-def _pyha() -> str:
-    return str(Path(sys.executable).with_name("pyha"))
 
 
 def _run(command: list[str], environment: dict[str, str]) -> str:

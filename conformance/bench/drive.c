@@ -1,10 +1,13 @@
 /*
  * Calls one PKCS #11 module and counts: told on standard input what to do, a line each, it answers with a line each.
  *
- *   open                        load, C_Initialize, first session, login: microseconds of the four
+ *   load                        load and C_Initialize: microseconds of the two
+ *   open                        the same, then first session and login: microseconds of the four
  *   keys                        makes the keys that are not there yet, and finds them
  *   fill COUNT                  makes data objects until there are COUNT of them
  *   run NAME THREADS MILLISECONDS   operations, nanoseconds, median nanoseconds of one operation
+ *   trace NAME THREADS MILLISECONDS FILE   operations, failed ones; into the file a line for each operation: when it began
+ *                               (nanoseconds of CLOCK_MONOTONIC) and how long it took
  *   sessions COUNT              so many sessions that nobody uses: microseconds to open one
  *
  * An answer is "ok" and numbers, or "no" and which call answered which CK_RV.
@@ -248,6 +251,8 @@ static struct thread {
     int (*once)(CK_SESSION_HANDLE);
     uint64_t limit, operations, nanoseconds;
     uint32_t samples[SAMPLES]; /* nanoseconds of the latest operations */
+    FILE *file;                /* of a trace */
+    uint64_t failures;
 } threads[THREADS];
 static pthread_barrier_t barrier;
 
@@ -277,11 +282,24 @@ static int ascending(const void *left, const void *right)
     return (a > b) - (a < b);
 }
 
-static int run(const char *name, int count, long milliseconds)
+/* Every operation is told, and one that fails ends nothing: whoever pulls plugs wants to know what follows. */
+static void *tell(void *argument)
 {
-    static uint32_t all[THREADS * SAMPLES];
-    size_t samples = 0;
-    uint64_t done = 0, longest = 1;
+    struct thread *self = argument;
+    self->failures += !self->once(self->session);
+    pthread_barrier_wait(&barrier);
+    uint64_t first = now(), start = first;
+    for (; start - first < self->limit; start = now()) {
+        self->failures += !self->once(self->session);
+        fprintf(self->file, "%lu %lu\n", start, now() - start);
+        self->operations++;
+    }
+    return NULL;
+}
+
+/* Lets threads do one kind of operation, each on its own session, and waits for them all. */
+static int let_work(void *(*how)(void *), const char *name, int count, long milliseconds, const char *path)
+{
     int (*once)(CK_SESSION_HANDLE) = NULL;
     for (size_t i = 0; i < sizeof operations / sizeof *operations; i++)
         if (strcmp(name, operations[i].name) == 0)
@@ -292,15 +310,32 @@ static int run(const char *name, int count, long milliseconds)
         if (!threads[i].session &&
             !CALL(C_OpenSession, slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &threads[i].session))
             return 0;
+    FILE *file = path ? fopen(path, "we") : NULL;
+    if (path && !file)
+        return check("no such file", CKR_ARGUMENTS_BAD);
     pthread_barrier_init(&barrier, NULL, (unsigned)count);
     for (int i = 0; i < count; i++) {
         threads[i].once = once;
         threads[i].limit = (uint64_t)milliseconds * 1000000u;
-        if (pthread_create(&threads[i].thread, NULL, work, &threads[i]) != 0)
+        threads[i].operations = threads[i].failures = 0;
+        threads[i].file = file;
+        if (pthread_create(&threads[i].thread, NULL, how, &threads[i]) != 0)
             abort();
     }
-    for (int i = 0; i < count; i++) {
+    for (int i = 0; i < count; i++)
         pthread_join(threads[i].thread, NULL);
+    pthread_barrier_destroy(&barrier);
+    return !file || fclose(file) == 0 || check("no room for the trace", CKR_HOST_MEMORY);
+}
+
+static int run(const char *name, int count, long milliseconds)
+{
+    static uint32_t all[THREADS * SAMPLES];
+    size_t samples = 0;
+    uint64_t done = 0, longest = 1;
+    if (!let_work(work, name, count, milliseconds, NULL))
+        return 0;
+    for (int i = 0; i < count; i++) {
         done += threads[i].operations;
         if (threads[i].nanoseconds > longest)
             longest = threads[i].nanoseconds;
@@ -308,11 +343,24 @@ static int run(const char *name, int count, long milliseconds)
         memcpy(all + samples, threads[i].samples, taken * sizeof *all);
         samples += taken;
     }
-    pthread_barrier_destroy(&barrier);
     if (failed || !samples)
         return 0;
     qsort(all, samples, sizeof *all, ascending);
     printf("ok %lu %lu %u\n", done, longest, all[samples / 2]);
+    return 1;
+}
+
+static int trace(const char *name, int count, long milliseconds, const char *path)
+{
+    uint64_t done = 0, failures = 0;
+    if (!let_work(tell, name, count, milliseconds, path))
+        return 0;
+    for (int i = 0; i < count; i++) {
+        done += threads[i].operations;
+        failures += threads[i].failures;
+    }
+    atomic_store(&failed, NULL);
+    printf("ok %lu %lu\n", done, failures);
     return 1;
 }
 
@@ -349,41 +397,65 @@ static int find_slot(void)
     return check("no such token", CKR_TOKEN_NOT_PRESENT);
 }
 
-static int open_module(void)
+static uint64_t loaded_at[3]; /* before, between and after the two */
+
+static int load_module(void)
 {
     CK_C_INITIALIZE_ARGS args = {.flags = CKF_OS_LOCKING_OK};
     CK_C_GetFunctionList get;
-    uint64_t at[5] = {now()};
+    loaded_at[0] = now();
     void *object = dlopen(module, RTLD_NOW | RTLD_LOCAL);
     if (!object || !(get = (CK_C_GetFunctionList)dlsym(object, "C_GetFunctionList")))
         return check("dlopen", CKR_GENERAL_ERROR);
     if (!check("C_GetFunctionList", get(&p11)))
         return 0;
-    at[1] = now();
+    loaded_at[1] = now();
     if (!CALL(C_Initialize, &args))
         return 0;
-    at[2] = now();
+    loaded_at[2] = now();
+    return 1;
+}
+
+static void say_times(const uint64_t *at, int count)
+{
+    printf("ok");
+    for (int i = 1; i < count; i++)
+        printf(" %.1f", (double)(at[i] - at[i - 1]) / 1e3);
+    printf("\n");
+}
+
+static int open_module(void)
+{
+    uint64_t at[5];
+    if (!load_module())
+        return 0;
+    memcpy(at, loaded_at, sizeof loaded_at);
     if (!find_slot() || !CALL(C_OpenSession, slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &threads[0].session))
         return 0;
     at[3] = now();
     if (!CALL(C_Login, threads[0].session, CKU_USER, (CK_UTF8CHAR *)pin, strlen(pin)))
         return 0;
     at[4] = now();
-    printf("ok");
-    for (int i = 1; i < 5; i++)
-        printf(" %.1f", (double)(at[i] - at[i - 1]) / 1e3);
-    printf("\n");
+    say_times(at, 5);
     return 1;
 }
 
 static int obey(char *line)
 {
-    char name[32];
+    char name[32], path[256];
     long number, milliseconds;
     if (strcmp(line, "open") == 0)
         return open_module();
+    if (strcmp(line, "load") == 0) {
+        if (!load_module())
+            return 0;
+        say_times(loaded_at, 3);
+        return 1;
+    }
     if (!p11)
         return check("not open", CKR_GENERAL_ERROR);
+    if (sscanf(line, "trace %31s %ld %ld %255s", name, &number, &milliseconds, path) == 4)
+        return trace(name, (int)number, milliseconds, path);
     if (sscanf(line, "run %31s %ld %ld", name, &number, &milliseconds) == 3)
         return run(name, (int)number, milliseconds);
     if (sscanf(line, "sessions %ld", &number) == 1)
@@ -398,7 +470,7 @@ static int obey(char *line)
 
 int main(int argc, char **argv)
 {
-    char line[256];
+    char line[512];
     if (argc != 4)
         return 2;
     module = argv[1];

@@ -67,6 +67,11 @@ class Driver:
             self._process.kill()
             self._process.wait()
 
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
     def memory(self) -> int:
         """Proportional set size of the application, KiB."""
         return pss(self._process.pid)

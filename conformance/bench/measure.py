@@ -12,28 +12,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyha
+from conformance.bench import idle, pauses, scaling
 from conformance.bench.driver import Driver, DriverFailed, children, compile_driver, cores, pss
+from conformance.bench.groups import Target
 from conformance.bench.result import OPERATIONS, Crowd, Memory, Operation, Result, Startup
 from conformance.bench.slices import Slice
-from conformance.bench.targets import TARGETS, Stores, Target, Unusable
+from conformance.bench.targets import TARGETS, Stores, Unusable
+from conformance.stage import Unexpected
 
 CROWDS = (1, 100, 1000)
 """Idle sessions beside the one that works."""
+
+SPEED, MEMBERS, PAUSES, IDLE = PARTS = ("speed", "members", "pauses", "idle")
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`milliseconds`: of one slice. `objects`: in the store for searches, 0 for no searches. `only`: operations by
-    name, empty for all."""
+    """`parts`: of PARTS. `milliseconds`: of one slice. `objects`: in the store for searches, 0 for no searches. `only`:
+    operations by name, empty for all. `latency_milliseconds`: of one slice with slow members. `idle`: seconds."""
 
+    parts: Sequence[str] = PARTS
     targets: Sequence[str] = TARGETS
     rounds: int = 7
     milliseconds: int = 250
     threads: Sequence[int] = (1, 4, 16)
     objects: int = 10000
     only: Sequence[str] = ()
+    latency_milliseconds: int = 1500
+    pauses: int = 5
+    idle: float = 20.0
 
 
 class Bench:
@@ -46,13 +55,32 @@ class Bench:
         self._program = compile_driver(directory)
         # As an installation does: the module itself never writes bytecode, and would compile at every start.
         compileall.compile_dir(str(Path(pyha.__file__).parent), quiet=1)
-        machine = f"{cores()} cores, CPython {platform.python_version()}, Linux {platform.release().split('-')[0]};"
+        machine = f"{cores()} cores, CPython {platform.python_version()}, Linux {platform.release().split('-')[0]}"
         self.result = Result(
             list(plan.targets), machine, list(plan.threads), plan.rounds, plan.milliseconds, plan.objects
         )
 
     def run(self) -> Result:
         """All of it. What fails is said in the result and left out."""
+        measurements = {SPEED: self._speed, MEMBERS: self._members, PAUSES: self._failing, IDLE: self._idle}
+        for part in self._plan.parts:
+            try:
+                measurements[part]()
+            except (DriverFailed, RuntimeError, Unexpected) as reason:
+                self._fail(part, reason)
+        return self.result
+
+    def _members(self) -> None:
+        plan = scaling.Plan(self._plan.rounds, self._plan.latency_milliseconds)
+        self.result.scaling = scaling.measure(plan, self._directory, self._program, self._say)
+
+    def _failing(self) -> None:
+        self.result.pauses = pauses.measure(self._plan.pauses, self._directory, self._program, self._say)
+
+    def _idle(self) -> None:
+        self.result.idle = idle.measure(self._plan.idle, self._directory, self._program, self._say)
+
+    def _speed(self) -> None:
         everything = [one for one in OPERATIONS if not self._plan.only or one.name in self._plan.only]
         keyed = [one for one in everything if not one.full]
         full = [one for one in everything if one.full and self._plan.objects]
@@ -69,7 +97,6 @@ class Bench:
             with ExitStack() as stack:
                 self._say(f"a store with {self._plan.objects} objects")
                 self._slices(self._open(self._targets("full", self._plan.objects, stack), stack), full)
-        return self.result
 
     def _fail(self, target: str, reason: Exception) -> None:
         text = f"{target}: {reason}"

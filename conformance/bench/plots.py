@@ -5,6 +5,7 @@ from statistics import median
 
 import matplotlib
 
+from conformance.bench.findings import Pause, Scaling
 from conformance.bench.result import DIRECT, OPERATIONS, Operation, Result
 
 matplotlib.use("agg")  # before pyplot is imported: there may be no screen
@@ -13,8 +14,10 @@ from matplotlib import pyplot as plt
 
 def draw(result: Result, directory: Path) -> list[Path]:
     """Writes the files and names them."""
-    made = [_relative(result, directory / f"rates-{threads}.png", threads) for threads in result.threads]
-    if 1 in result.threads:
+    made = []
+    if result.slices:
+        made += [_relative(result, directory / f"rates-{threads}.png", threads) for threads in result.threads]
+    if result.slices and 1 in result.threads:
         made.append(_added(result, directory / "added.png"))
     if result.startup:
         made.append(_startup(result, directory / "startup.png"))
@@ -22,6 +25,10 @@ def draw(result: Result, directory: Path) -> list[Path]:
         made.append(_memory(result, directory / "memory.png"))
     if result.crowd:
         made.append(_crowd(result, directory / "sessions.png"))
+    if result.scaling is not None:
+        made.append(_scaling(result.scaling, directory / "members.png"))
+    if result.pauses:
+        made.append(_pauses(result.pauses, directory / "pauses.png"))
     return made
 
 
@@ -109,4 +116,36 @@ def _crowd(result: Result, path: Path) -> Path:
     plt.ylabel("microseconds")
     plt.title("C_GenerateRandom(16) beside idle sessions")
     plt.legend()
+    return _save(path)
+
+
+def _scaling(found: Scaling, path: Path) -> Path:
+    plt.figure(figsize=(9, 5))
+    for operation in found.operations():
+        points = [(size, found.times(operation, size)) for size in found.sizes()]
+        measured = [(size, times) for size, times in points if times is not None]
+        plt.plot(*zip(*measured, strict=True), marker="o", label=operation)
+    plt.plot(found.sizes(), found.sizes(), color="black", linewidth=0.8, linestyle="--", label="as many as members")
+    plt.xlabel("members")
+    plt.ylabel("rate, one member = 1")
+    plt.title(f"Members that take one call at a time, each of {found.milliseconds} ms; {found.threads} threads")
+    plt.legend()
+    return _save(path)
+
+
+def _pauses(found: list[Pause], path: Path) -> Path:
+    """Every operation of the first round: when it ended, and how long it took."""
+    _, axes = plt.subplots(len(found), 1, figsize=(11, 3.2 * len(found)), sharex=True, sharey=True, squeeze=False)
+    for axis, pause in zip(axes[:, 0], found, strict=True):
+        trace = pause.traces[0]
+        ends = [start + taken for start, taken in trace.moments]
+        axis.plot(ends, [1000 * taken for _, taken in trace.moments], ".", markersize=2)
+        axis.axvline(0, color="red", linewidth=0.8, label="the member fails")
+        axis.axvline(trace.repaired, color="green", linewidth=0.8, label="it is repaired")
+        axis.axhline(pause.aim, color="grey", linewidth=0.8, linestyle="--", label=f"aim: {pause.aim:g} ms")
+        axis.set_yscale("log")
+        axis.set_ylabel("milliseconds")
+        axis.set_title(pause.title)
+        axis.legend(loc="upper right")
+    axes[-1, 0].set_xlabel("seconds, each point where a C_SignInit and C_Sign ended")
     return _save(path)

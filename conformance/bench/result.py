@@ -1,9 +1,10 @@
 """What one run of the benchmark found, as values and as JSON. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from conformance.bench.findings import Idle, Pause, Scaling
 from conformance.bench.slices import Slice, Spread, added, ratio
 
 DIRECT = "direct"
@@ -77,7 +78,8 @@ class Crowd:
 @dataclass(slots=True)
 class Result:
     """`targets`: names in order. `slices`: operation, threads, target to one slice a round, None where it failed.
-    `objects`: in the store for searches. `failures`: why something was not measured."""
+    `objects`: in the store for searches. `failures`: why something was not measured. `scaling`, `pauses`, `idle`: of
+    parts that ran."""
 
     targets: list[str]
     machine: str
@@ -90,6 +92,9 @@ class Result:
     memory: dict[str, Memory] = field(default_factory=dict)
     crowd: dict[str, list[Crowd]] = field(default_factory=dict)
     failures: list[str] = field(default_factory=list)
+    scaling: Scaling | None = None
+    pauses: list[Pause] = field(default_factory=list)
+    idle: list[Idle] = field(default_factory=list)
 
     def title(self, operation: Operation) -> str:
         """For people."""
@@ -135,6 +140,9 @@ class Result:
                 name: [{field: getattr(one, field) for field in Crowd.__slots__} for one in many]
                 for name, many in self.crowd.items()
             },
+            "members_with_latency": self.scaling and self.scaling.document(),
+            "pauses": [pause.document() for pause in self.pauses],
+            "idle": [asdict(one) for one in self.idle],
             "failures": self.failures,
         }
 

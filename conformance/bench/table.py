@@ -30,14 +30,17 @@ def number(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def render(result: Result) -> str:
-    """All of it."""
-    parts = [f"{result.machine} {result.rounds} rounds of slices of {result.milliseconds} ms."]
+def speed(result: Result) -> str:
+    """The part about operations, start-up, memory and sessions."""
+    parts = [f"{result.machine}; {result.rounds} rounds of slices of {result.milliseconds} ms."]
     parts += [_rates(result, threads) for threads in result.threads]
     parts += [_microseconds(result), _startup(result), _memory(result), _crowd(result)]
-    if result.failures:
-        parts.append("Not measured:\n\n" + "\n".join(f"- {failure}" for failure in result.failures))
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return "\n\n".join(part for part in parts if part)
+
+
+def failures(result: Result) -> str:
+    """What was not measured, and why."""
+    return "Not measured:\n\n" + "\n".join(f"- {failure}" for failure in result.failures) if result.failures else ""
 
 
 def _rates(result: Result, threads: int) -> str:

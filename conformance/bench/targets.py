@@ -7,19 +7,15 @@ that is measured. Each target has a store of its own kind twice: with the keys a
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from conformance.bench.driver import Driver
+from conformance import tree
+from conformance.bench.groups import SOFTHSM, TOKEN, Target, make_group, make_store, member_names, rewrite
 from conformance.bench.result import DIRECT
-from pyha.cli import config_write
 from pyha.ha.settings import Isolation
-from pyha.runtime import config
 
-PIN, SO_PIN, TOKEN = "1234", "12345678", "bench"
-SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
 PROXY = ("/usr/lib/x86_64-linux-gnu/p11-kit-proxy.so", "/usr/lib64/p11-kit-proxy.so")
 CLIENT = ("/usr/lib/x86_64-linux-gnu/pkcs11/p11-kit-client.so", "/usr/lib64/pkcs11/p11-kit-client.so")
 
@@ -32,25 +28,9 @@ SLOTS = {
 }
 TARGETS = (DIRECT, PROXIED, REMOTE, *SLOTS)
 
-_FOREIGN = ("P11_KIT_", "PKCS11", "PYHA_", "PYTHON", "SOFTHSM2_")
-
 
 class Unusable(Exception):
     """A target cannot be set up here: one sentence."""
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """A module, a token, and the environment to reach it. `servers`: processes that serve beside the helpers."""
-
-    name: str
-    module: str
-    environment: Mapping[str, str]
-    servers: list[int] = field(default_factory=list)
-
-    def driver(self, program: Path) -> Driver:
-        """A new process that has loaded nothing yet."""
-        return Driver([str(program), self.module, TOKEN, PIN], self.environment)
 
 
 @dataclass(slots=True)
@@ -81,38 +61,16 @@ class Stores:
             server.wait()
 
     def _store(self, directory: Path, tokens: list[str]) -> dict[str, str]:
-        """A SoftHSM store with these tokens, if it is not there yet; the environment that shows it."""
-        conf = directory / "softhsm2.conf"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(_FOREIGN)}
-        environment = {
-            **kept,
-            "HOME": str(directory),
-            "SOFTHSM2_CONF": str(conf),
-            "XDG_CONFIG_HOME": f"{directory}/xdg",
-        }
-        if conf.exists():
-            return environment
-        (directory / "tokens").mkdir(parents=True)
-        conf.write_text(f"directories.tokendir = {directory}/tokens\nobjectstore.backend = file\nlog.level = ERROR\n")
-        for token in tokens:
-            before = set((directory / "tokens").iterdir())
-            command = ["softhsm2-util", "--init-token", "--free", "--label", token, "--pin", PIN, "--so-pin", SO_PIN]
-            _run(command, environment)
-            (made,) = set((directory / "tokens").iterdir()) - before
-            if self.objects:
-                self._fill(made)
-        return environment
+        return make_store(directory, tokens, self._fill if self.objects else None)
 
     def _fill(self, token: Path) -> None:
         """Public objects are files that any token can have: made once, then copied."""
         if self.filled is None:
             directory = self.directory / "filled"
-            objects, self.objects = self.objects, 0
-            environment = self._store(directory, [TOKEN])
-            self.objects = objects
+            environment = make_store(directory, [TOKEN])
             with Target("", SOFTHSM, environment).driver(self.program) as driver:
                 driver.ask("open")
-                driver.ask(f"fill {objects}")
+                driver.ask(f"fill {self.objects}")
             (self.filled,) = (directory / "tokens").iterdir()
         for file in self.filled.iterdir():
             if file.suffix in (".object", ".lock") and file.stem != "token":
@@ -149,31 +107,11 @@ class Stores:
 
     def _slot(self, name: str, count: int, isolation: Isolation) -> Target:
         directory = self.directory / f"group-{count}"
-        members = [f"member-{index + 1}" for index in range(count)]
-        environment = self._store(directory, members)
-        made = directory / "pyha.toml"
-        commands = Path(sys.executable)
-        if not made.exists():
-            uris = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in members]
-            create = [
-                str(commands.with_name("pyha")),
-                "group",
-                "create",
-                TOKEN,
-                *uris,
-                "--pin-source",
-                "env:MEMBERS_PIN",
-            ]
-            create += ["--environment", f"SOFTHSM2_CONF={environment['SOFTHSM2_CONF']}"]
-            _run(create, {**environment, "PYHA_CONF": str(made), "MEMBERS_PIN": PIN})
+        environment = self._store(directory, member_names(count))
+        made = make_group(directory, count, environment)
         conf = directory / f"pyha-{isolation}.toml"
-        before = config.load(str(made))
-        (group,) = before.groups
-        conf.unlink(missing_ok=True)
-        after = replace(before, groups=(replace(group, isolation=isolation),))
-        config_write.write(str(conf), config_write.render(after))
-        module = _run([str(commands.with_name("pyha")), "module-path"], environment).strip()
-        return Target(name, module, {**environment, "PYHA_CONF": str(conf)})
+        rewrite(made, conf, lambda group: replace(group, isolation=isolation))
+        return Target(name, tree.module(), {**environment, "PYHA_CONF": str(conf)})
 
 
 def _first(paths: tuple[str, ...]) -> str:
@@ -181,10 +119,3 @@ def _first(paths: tuple[str, ...]) -> str:
         if os.path.exists(path):
             return path
     raise Unusable(f"none of {', '.join(paths)} is here")
-
-
-def _run(command: list[str], environment: Mapping[str, str]) -> str:
-    done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{command[0]} ended with {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout

@@ -2,10 +2,12 @@
 
 import pytest
 
-from conformance.bench.page import BEGIN, END, with_tables
+from conformance.bench.findings import Idle, Pause, Scaling, Trace
+from conformance.bench.page import marks, with_part
 from conformance.bench.result import DIRECT, OPERATIONS, Crowd, Memory, Result, Startup
+from conformance.bench.sections import render, sections
 from conformance.bench.slices import Slice, Spread, added, ratio
-from conformance.bench.table import number, render, table
+from conformance.bench.table import number, table
 
 
 def one(rate: float, typical: float = 1.0) -> Slice:
@@ -55,7 +57,7 @@ def test_numbers_have_about_three_digits(value: float, text: str) -> None:
 
 
 def result() -> Result:
-    made = Result([DIRECT, "slot"], "2 cores;", [1, 4], 2, 250, 1000)
+    made = Result([DIRECT, "slot"], "2 cores", [1, 4], 2, 250, 1000)
     made.slices["random-16", 1, DIRECT] = [one(1000, 1.0), one(1000, 1.0)]
     made.slices["random-16", 1, "slot"] = [one(500, 9.0), one(500, 9.0)]
     made.slices["random-16", 4, DIRECT] = [one(1000, 1.0), one(1000, 1.0)]
@@ -96,7 +98,55 @@ def test_the_document_has_the_slices_and_their_medians() -> None:
     assert document["sessions"]["slot"][0]["random"] == 11.0
 
 
+def test_rates_of_slow_members_are_compared_with_one_member_round_by_round() -> None:
+    found = Scaling(2, 64)
+    found.slices["random-16", 1] = [one(100), one(50), one(100)]
+    found.slices["random-16", 4] = [one(390), one(195), one(390)]
+    found.slices["sign-p256", 4] = [one(200)]
+    assert found.times("random-16", 4) == pytest.approx(3.9)
+    assert found.times("sign-p256", 4) is None
+    text = render(Result([], "2 cores", [], 3, 250, 0, scaling=found))
+    assert row(text, "Members that take", "4") == ["390 ±12%", "3.90", "0.97", "200 ±0%", "n/a", "n/a"]
+
+
+TRACE = """
+1000000000 3000000
+1500000000 4000000
+1998000000 40000000
+2100000000 900000000
+3600000000 7000000
+"""
+
+
+def test_a_trace_tells_the_longest_operation_before_at_and_after_a_loss() -> None:
+    trace = Trace.parse(TRACE.strip(), failed=2.0, repaired=3.5, failures=0, back=True)
+    assert trace.longest_before() == pytest.approx(4)
+    assert trace.longest_at_loss() == pytest.approx(900)
+    assert trace.longest_at_return() == pytest.approx(7)
+
+
+def test_pauses_and_idle_processes_have_tables_of_their_own() -> None:
+    trace = Trace.parse(TRACE.strip(), failed=2.0, repaired=3.5, failures=1, back=False)
+    made = Result([], "2 cores", [], 3, 250, 0)
+    made.pauses = [Pause("it hangs", 1050.0, [trace])]
+    made.idle = [Idle("slot 3, logged in", 20.0, 3.0, 0.5, 1.25, 0.25)]
+    text = sections(made)
+    assert list(text) == ["pauses", "idle"]
+    expected = ["1,050", "900", "900", "4.00", "7.00", "1", "0 of 1"]
+    assert row(text["pauses"], "The longest C_Sign", "it hangs") == expected
+    assert row(text["idle"], "A process", "slot 3") == ["3.00", "0.50", "1.25", "0.25"]
+    assert made.document()["pauses"][0]["rounds"][0]["failures"] == 1
+
+
+def test_a_part_that_failed_is_said_where_nothing_else_ran() -> None:
+    made = Result([], "2 cores", [], 3, 250, 0, failures=["pauses: 2 of 3 members came"])
+    assert sections(made) == {}
+    assert "- pauses: 2 of 3 members came" in render(made)
+
+
 def test_a_page_keeps_what_is_around_its_tables() -> None:
-    assert with_tables(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new\n") == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    (begin, end), (other, _) = marks("idle"), marks("speed")
+    page = f"{other}\n{begin}\nold\n{end}\nafter\n"
+    assert with_part(page, "idle", "new\n") == f"{other}\n{begin}\n\nnew\n\n{end}\nafter\n"
     with pytest.raises(ValueError, match="has no"):
-        with_tables("no marks", "new")
+        with_part(page, "speed", "new")

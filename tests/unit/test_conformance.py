@@ -1,12 +1,14 @@
 """The conformance harness itself: what is a difference, what is tolerated, and how a step ends. No client runs."""
 
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from build_shim import ROOT
 from conformance import __main__ as command
-from conformance import differences, report
+from conformance import differences, report, tree
 from conformance.differences import Difference, Tolerated, compare, load, unused
 from conformance.scene import Result, Scene, sorted_blocks
 from conformance.steps import Failed, Step, Suite
@@ -221,3 +223,11 @@ def test_servers_end_with_their_step(tmp_path: Path) -> None:
 
 def test_differences_has_no_more_to_do_with_targets_than_their_names() -> None:
     assert differences.Tolerated.__dataclass_fields__["targets"].default == (GROUP, LOSS)
+
+
+def test_what_is_tried_is_this_trees_own(tmp_path: Path) -> None:
+    tree.write_command(tmp_path / "bin")
+    for words in (tree.PYHA, (str(tmp_path / "bin" / "pyha"),)):
+        asked = subprocess.run([*words, "module-path"], capture_output=True, text=True, cwd=tmp_path, env={})
+        assert (asked.returncode, asked.stdout.strip(), asked.stderr) == (0, tree.module(), "")
+    assert Path(tree.module()).is_relative_to(ROOT)
