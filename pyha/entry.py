@@ -56,7 +56,7 @@ def _initialize(module: _Module, values: list[Any]) -> int:
         if module.provider is not None:
             return ck.CKR_CRYPTOKI_ALREADY_INITIALIZED
         try:
-            groups, codecs = assemble(secure=bool(lib.pyha_is_secure()))
+            groups, codecs, reload = assemble(secure=bool(lib.pyha_is_secure()))
         except ConfigurationUnusable as reason:
             if str(reason) != module.complaint:
                 log.log("error", str(reason))
@@ -64,7 +64,7 @@ def _initialize(module: _Module, values: list[Any]) -> int:
             return ck.CKR_GENERAL_ERROR
         module.codecs = codecs
         threads = args is None or not args.flags & ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS
-        module.provider = Provider(groups, threads)
+        module.provider = Provider(groups, reload, threads)
         lib.pyha_set_initialized(1)
     return ck.CKR_OK
 

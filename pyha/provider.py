@@ -9,7 +9,6 @@ Sources: SEMANTICS.md sections 1 and 2; PKCS #11 Base Specification 2.40 section
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from pyha.abi.info import pack
@@ -26,6 +25,7 @@ from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import SessionRefused
 from pyha.runtime.monitor import Monitor
 from pyha.runtime.operations import cancel, drop, operate
+from pyha.runtime.reload import Reload
 from pyha.runtime.session import VirtualSession
 
 Answer = tuple[int, list[Any]]
@@ -50,12 +50,13 @@ _CANCELLED = {
 class Provider:
     """What an initialised module is. `groups`: one a slot, in the order of the slot list."""
 
-    def __init__(self, groups: list[GroupRuntime], threads: bool = True) -> None:
+    def __init__(self, groups: list[GroupRuntime], reload: Reload, threads: bool = True) -> None:
         """`threads`: the application allows us threads of our own."""
-        for group in groups:
-            if not threads and group.recovery.mode is RecoveryMode.BACKGROUND:
-                group.recovery = replace(group.recovery, mode=RecoveryMode.ON_CALL)
-        self._monitor = Monitor(groups)
+        if not threads:
+            for group in groups:
+                group.forbid_threads()
+        self._reload = reload
+        self._monitor = Monitor(groups, reload)
         self._groups = {group.slot: group for group in groups}
         self._sessions: dict[int, VirtualSession] = {}
         self._lock = threading.Lock()
@@ -97,7 +98,8 @@ class Provider:
         if route is Route.REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
-        if group.recovery.mode is RecoveryMode.ON_CALL:
+        if group.recovery.mode is not RecoveryMode.BACKGROUND:
+            self._reload.look()
             recovery.on_call(group)
         try:
             if route is Route.EVERY:

@@ -39,7 +39,7 @@ def _group(group: GroupSettings) -> Iterator[str]:
     yield _pair("label", group.label)
     yield _pair("id", group.id.hex())
     yield _pair("serial", group.serial)
-    names = ("isolation", "deadline", "slow_deadline", "max_in_flight", "unreplicable")
+    names = ("isolation", "deadline", "slow_deadline", "max_in_flight", "journal_limit", "unreplicable")
     yield from _changed(group, defaults, names)
     if group.recovery != defaults.recovery:
         yield "\n[group.recovery]"
@@ -69,7 +69,7 @@ def _member(member: MemberSettings) -> Iterator[str]:
     yield _pair("uri", uri.format(member.uri))
     if member.name != default_name(member.uri):
         yield _pair("name", member.name)
-    yield from _changed(member, MemberSettings(member.uri, ""), ("role", "enabled", "reserved"))
+    yield from _changed(member, MemberSettings(member.uri, ""), ("role", "enabled", "recover", "reserved"))
     yield from _environment(member.environment)
 
 

@@ -7,9 +7,10 @@ has said it before (SEMANTICS.md section 4): that is remembered beside the file,
 import glob
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pyha.ha import status
+from pyha.ha.group import State
 from pyha.ha.status import NotAView, View
 from pyha.runtime import noticeboard, processes
 
@@ -73,4 +74,7 @@ class Reader:
         if now != before:
             noticeboard.remember(directory, name, now)
         self._shown[name] = now
-        return Seen(view, codes, written)
+        # A process keeps a removed member's place; an operator has done with it.
+        shown = [pair for pair in zip(view.members, codes, strict=True) if pair[0].state is not State.REMOVED]
+        members, codes = tuple(member for member, _ in shown), tuple(rv for _, rv in shown)
+        return Seen(replace(view, members=members), codes, written)

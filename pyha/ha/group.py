@@ -20,6 +20,7 @@ class State(Enum):
     RECOVERING = "recovering"  # not contacted yet, or on its way back
     FAILED = "failed"
     DISABLED = "disabled"  # by the operator
+    REMOVED = "removed"  # likewise: not configured any more; its index is never another member's
 
 
 class Cause(Enum):
@@ -49,7 +50,8 @@ _AT_LOGIN = (Cause.AWAITING_LOGIN, Cause.LOGIN_REFUSED)
 class Member:
     """One member. `generation` counts its connections and the attempts at one, from 0; `reason` says why it is out, in
     one phrase, `cause` what that means for its way back. `unsynchronised`: it serves without having been compared with
-    another member. `attempts`: to bring it back; `losses`: how often it was in, or should have come, and failed."""
+    another member. `attempts`: to bring it back; `losses`: how often it was in, or should have come, and failed.
+    `place`: in the configured order; members of the same place are ordered by index."""
 
     name: str
     role: Role = Role.ACTIVE
@@ -60,12 +62,13 @@ class Member:
     unsynchronised: bool = False
     attempts: Attempts = UNTRIED
     losses: int = 0
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """The members in configured order. `announced`: whether the loss of the last one was answered to a call already
-    (that call gets CKR_DEVICE_ERROR, the ones after it CKR_TOKEN_NOT_PRESENT)."""
+    """The members, each at one index for the process's life. `announced`: whether the loss of the last one was answered
+    to a call already (that call gets CKR_DEVICE_ERROR, the ones after it CKR_TOKEN_NOT_PRESENT)."""
 
     members: tuple[Member, ...]
     announced: bool = False
@@ -79,7 +82,7 @@ class Group:
         member = self.members[index]
         # A connection that was lost is no member, even if whoever made it comes late.
         over = generation < member.generation or (generation == member.generation and member.state is State.FAILED)
-        if member.state is State.DISABLED or over:
+        if member.state in _TAKEN_OUT or over:
             return self
         came = replace(
             member,
@@ -137,12 +140,12 @@ class Group:
         """The members that are to be tried on this occasion at `now` (monotonic seconds).
 
         Interval and number bound what is tried by itself; who logs in or commands asks for an attempt now. A member
-        that is none any more is never tried.
+        that is none any more is tried at the operator's command alone, and has to pass all that a new one has to.
         """
         if occasion is Occasion.LOGIN:
             return self.failed(*_AT_LOGIN)
         if occasion is Occasion.OPERATOR:
-            return self.failed(*_AUTOMATIC, *_AT_LOGIN)
+            return self.failed(*Cause)
         if settings.mode is not _MODE_OF[occasion]:
             return ()
         times = ((index, due_at(settings, self.members[index].attempts)) for index in self.failed(*_AUTOMATIC))
@@ -170,7 +173,7 @@ class Group:
     def present(self) -> tuple[int, ...]:
         """Members that receive every object and every login: all that are in, in configured order, active ones
         first."""
-        return tuple(sorted(self._in(), key=lambda index: (self.members[index].role is Role.STANDBY, index)))
+        return tuple(sorted(self._in(), key=lambda index: self.members[index].role is Role.STANDBY))
 
     def serving(self) -> tuple[int, ...]:
         """Members that operations go to: the active ones that are in; where there is none, all standby ones."""
@@ -190,10 +193,43 @@ class Group:
 
     def complete(self) -> bool:
         """Every configured member is in."""
-        return all(member.state is State.IN for member in self.members)
+        return all(member.state is State.IN for member in self.members if member.state is not State.REMOVED)
 
     def _in(self) -> tuple[int, ...]:
-        return tuple(index for index, member in enumerate(self.members) if member.state is State.IN)
+        inside = [index for index, member in enumerate(self.members) if member.state is State.IN]
+        return tuple(sorted(inside, key=lambda index: (self.members[index].place, index)))
+
+    # -- the operator ---------------------------------------------------------------------------------------------
+
+    def configured(self) -> tuple[int, ...]:
+        """The members that the configuration names, in its order, the disabled ones too."""
+        indices = [index for index, member in enumerate(self.members) if member.state is not State.REMOVED]
+        return tuple(sorted(indices, key=lambda index: (self.members[index].place, index)))
+
+    def described(self, index: int, name: str, role: Role, place: int) -> "Group":
+        """The member at `index` (the next free one for a new member) as the configuration has it now. A new member is
+        out until it is `wanted`."""
+        if index == len(self.members):
+            return replace(self, members=(*self.members, Member(name, role, State.REMOVED, place=place)))
+        return self._with(index, replace(self.members[index], name=name, role=role, place=place))
+
+    def taken_out(self, index: int, state: State, reason: str) -> "Group":
+        """The operator disables (State.DISABLED) or removes (State.REMOVED) the member at `index`; an attempt that
+        brings it back is void."""
+        out = replace(self.members[index], state=state, reason=reason, cause=None, unsynchronised=False)
+        return self._with(index, out)
+
+    def wanted(self, index: int, contacted: bool) -> "Group":
+        """The operator adds or enables the member at `index`, which is out. `contacted`: the group has asked its
+        members already, so that this one comes by way of recovery; else it is asked with the others."""
+        member = self.members[index]
+        if member.state not in _TAKEN_OUT:
+            return self
+        state, cause = (State.FAILED, Cause.LOST) if contacted else (State.RECOVERING, None)
+        # No loss: it has failed nobody.
+        came = replace(member, state=state, cause=cause, reason="not contacted yet", attempts=UNTRIED)
+        return self._with(index, came)
 
 
+_TAKEN_OUT = (State.DISABLED, State.REMOVED)
 _MODE_OF = {Occasion.TIME: RecoveryMode.BACKGROUND, Occasion.CALL: RecoveryMode.ON_CALL}

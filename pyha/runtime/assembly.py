@@ -20,6 +20,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.naming import slot_id
 from pyha.runtime.noticeboard import runtime_directory
+from pyha.runtime.reload import Reload, signature
 from pyha.runtime.resident import resident
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
@@ -28,14 +29,15 @@ class ConfigurationUnusable(Exception):
     """Why there is no configuration to work with: one sentence."""
 
 
-def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs]:
-    """The groups of the configuration, in the order of the slot list, and the codecs for all calls. `secure`: the
-    process runs under AT_SECURE. Raises ConfigurationUnusable."""
+def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs, Reload]:
+    """The groups of the configuration, in the order of the slot list, the codecs for all calls, and what lets the
+    groups follow their configuration. `secure`: the process runs under AT_SECURE. Raises ConfigurationUnusable."""
     path = find(os.environ, secure)
     if path is None:
         raise ConfigurationUnusable(
             "there is no configuration: neither $PYHA_CONF, nor ~/.config/pyha/pyha.toml, nor /etc/pyha/pyha.toml"
         )
+    seen = signature(path)
     try:
         configuration = load(path)
     except ConfigurationError as error:
@@ -43,7 +45,13 @@ def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs]:
     keep_environment()
     log.direct(configuration.log, configuration.log_level.value)
     codecs = codecs_for(configuration.groups)
-    return groups_of(configuration, codecs, secure), codecs
+    groups = groups_of(configuration, codecs, secure)
+
+    def rewire(group: GroupRuntime, settings: GroupSettings) -> None:
+        group.new_connection = connector(settings, codecs)
+        group.own_pin = own_pins(settings, secure)
+
+    return groups, codecs, Reload(path, seen, groups, rewire)
 
 
 def codecs_for(groups: tuple[GroupSettings, ...]) -> Codecs:

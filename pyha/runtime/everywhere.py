@@ -105,6 +105,7 @@ def logout(group: GroupRuntime) -> int:
         for session in list(group.sessions.values()):
             with session.lock:
                 drop(group, session)
+        _end_leaving(group)
         with suppress(NobodyLeft):  # members that are gone have no login
             for index, connection in group.present():
 
@@ -133,9 +134,16 @@ def release(group: GroupRuntime) -> None:
         if group.sessions:
             return
         forget_login(group)
+        _end_leaving(group)
         with suppress(NobodyLeft):
             for index, connection in group.present():
                 _quietly(group, index, connection, connection.release_all)
+
+
+def _end_leaving(group: GroupRuntime) -> None:
+    """A member that the operator took out has nothing to finish after a logout, and must not stay logged in."""
+    for index in group.leaving():
+        group.retire(index, now=True)
 
 
 def open_anchors(group: GroupRuntime) -> int:

@@ -12,15 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 from pyha.abi.pins import PinLost
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
+from pyha.ha.administration import DISABLED
 from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
-from pyha.ha.settings import MechanismSnapshot, TokenSnapshot
+from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
 from pyha.runtime import log
 from pyha.runtime.failovers import Failovers
 from pyha.runtime.gate import Gate
@@ -37,6 +39,10 @@ Connect = Callable[[int, int], Connection]
 
 OwnPin = Callable[[int], bytearray | None]
 """Member index -> the user PIN from the member's own source, None where it has none. Raises PinUnavailable."""
+
+
+_FAREWELL = 1.0
+"""Seconds that a member gets to finalize when the operator takes it out."""
 
 
 class NobodyLeft(Exception):
@@ -73,20 +79,22 @@ class GroupRuntime:
         self.login_lock = threading.RLock()
         self._lock = threading.Lock()
         self._connecting = threading.Lock()
+        self._asked = False  # contact has begun
         self._contacted = False
         self._closed = False
         self.new_connection = connect
-        self._own_pin = own_pin
+        self.own_pin = own_pin
         count = len(settings.members)
         self.value = Group(
             tuple(
-                Member(member.name, member.role)
+                Member(member.name, member.role, place=place)
                 if member.enabled
-                else Member(member.name, member.role, State.DISABLED, reason="disabled by the operator")
-                for member in settings.members
+                else Member(member.name, member.role, State.DISABLED, reason=DISABLED, place=place)
+                for place, member in enumerate(settings.members)
             )
         )
         self.connections: list[Connection | None] = [None] * count
+        self.threads = True  # the application allows them, and the system gives them
         self.recovery = settings.recovery  # with the mode that is possible here
         self.on_news: Callable[[], None] = lambda: None
         # Creations and changes share it; who compares a returned member with the others is alone.
@@ -107,6 +115,7 @@ class GroupRuntime:
         self._arriving: set[Connection] = set()
         self._audited: set[int] = set()
         self._failovers = Failovers()
+        self._offered: set[int] = set()  # members whose mechanisms are in the list
 
     # -- deadlines ----------------------------------------------------------------------------------------------
 
@@ -125,7 +134,10 @@ class GroupRuntime:
         if not self._contacted:
             with self._connecting:
                 if not self._contacted:
-                    for index, member in enumerate(self.value.members):
+                    with self._lock:
+                        self._asked = True  # who is added from now on comes by way of recovery
+                        members = self.value.members
+                    for index, member in enumerate(members):
                         if member.state is State.RECOVERING and not self._closed:
                             self._bring_in(index)
                     self._contacted = True
@@ -145,12 +157,13 @@ class GroupRuntime:
             self.lost(index, generation, str(loss))
             return
         with self._lock:
-            closed = self._closed
-            if not closed:
+            after = self.value if self._closed else self.value.joined(index, generation)
+            came = after is not self.value
+            if came:
                 self.connections[index] = connection
-                self.value = self.value.joined(index, generation)
-        if closed:
-            # C_Finalize came meanwhile, and found nothing here to close.
+                self.value = after
+        if not came:
+            # C_Finalize or the operator came meanwhile, and found nothing here to close.
             connection.close()
 
     @contextmanager
@@ -178,11 +191,21 @@ class GroupRuntime:
                 self.lost(index, connection.generation, str(loss))
                 continue
             if offer:
+                self._offered.add(index)
                 offers.append(offer)
             if self.token_info is None:
                 self.token_info = connection.token_info
         if offers:
             self.mechanisms = common_mechanisms(offers)
+
+    def learn_from(self, index: int, connection: Connection) -> None:
+        """A member that comes later, and whose mechanisms were not looked at yet, narrows the list. Raises MemberLost,
+        SessionRefused."""
+        if index not in self._offered:
+            offer = offered(connection, self.deadline())
+            if offer:
+                self._offered.add(index)
+                self.mechanisms = common_mechanisms([offer] if self.mechanisms is None else [self.mechanisms, offer])
 
     def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> None:
         """A member failed: out it goes, its helper is ended, one line says so."""
@@ -213,12 +236,15 @@ class GroupRuntime:
             return self.value.members[index].generation if self.value is not before else None
 
     def join(self, index: int, connection: Connection, unsynchronised: bool) -> None:
-        """A recovered member serves from now on. Raises MemberLost where C_Finalize came meanwhile."""
+        """A recovered member serves from now on. Raises MemberLost where C_Finalize or the operator came meanwhile."""
         with self._lock:
             if self._closed:
                 raise MemberLost("the module was finalized")
+            after = self.value.returned(index, connection.generation, self.clock(), unsynchronised)
+            if after is self.value:
+                raise MemberLost("the operator took it out meanwhile")
             self.connections[index] = connection
-            self.value = self.value.returned(index, connection.generation, self.clock(), unsynchronised)
+            self.value = after
             self._audited.discard(index)
         self._tell()
 
@@ -280,6 +306,55 @@ class GroupRuntime:
             with suppress(NobodyLeft):
                 self.contact()
         return snapshot_of(self.token_info, self.mechanisms or {})
+
+    # -- the operator -------------------------------------------------------------------------------------------
+
+    def administer(self, settings: GroupSettings, change: Callable[[Group, bool], Group]) -> None:
+        """The operator's new settings, members at the index that they have for the process's life, and what they do to
+        the group value: `change` gets it, and whether the members have been asked already. The connection of a member
+        that is out then stays until `retire`."""
+        with self._lock:
+            for _ in range(len(settings.members) - len(self.connections)):
+                self.connections.append(None)
+                self.loads.append(0.0)
+                self._used.append(0.0)
+                self.status.add_member()
+            self.settings = self.status.settings = settings
+            self.value = change(self.value, self._asked)
+        if self.recovery != settings.recovery:
+            self.recovery = settings.recovery
+            if not self.threads:
+                self.forbid_threads()
+        self._tell()
+
+    def forbid_threads(self) -> None:
+        """There are to be none of ours: what a thread would do is done within the application's calls."""
+        self.threads = False
+        if self.recovery.mode is RecoveryMode.BACKGROUND:
+            self.recovery = replace(self.recovery, mode=RecoveryMode.ON_CALL)
+
+    def leaving(self) -> tuple[int, ...]:
+        """The members that the operator took out and that are still connected, for what they have begun."""
+        members = zip(self.value.members, self.connections, strict=False)
+        return tuple(
+            index
+            for index, (member, connection) in enumerate(members)
+            if connection is not None and member.state in (State.DISABLED, State.REMOVED)
+        )
+
+    def retire(self, index: int, now: bool) -> bool:
+        """End the connection of a member that was taken out, if it is done with what it had begun, or `now`. Whether it
+        is ended."""
+        homes = () if now else [entry.home for entry in self.objects.entries() if entry.home is not None]
+        with self._lock:
+            connection = self.connections[index]
+            if self.value.members[index].state not in (State.DISABLED, State.REMOVED) or connection is None:
+                return True
+            if not now and (self.loads[index] or any(home[0] == index for home in homes)):
+                return False
+            self.connections[index] = None
+        connection.close(self.clock() + _FAREWELL)
+        return True
 
     # -- load ---------------------------------------------------------------------------------------------------
 
@@ -450,7 +525,7 @@ class GroupRuntime:
                 self._log_in(index, connection, user, pin, deadline, present=False)
 
     def _log_in(self, index: int, connection: Connection, user: int, pin: Any, deadline: float, present: bool) -> None:
-        own = self._own_pin(index) if user == ck.CKU_USER else None
+        own = self.own_pin(index) if user == ck.CKU_USER else None
         try:
             if own is None and pin is None and not present:
                 raise LoginRefused("awaiting login: its PIN is entered at the token and is not kept")

@@ -10,7 +10,6 @@ Source: SEMANTICS.md section 4.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 
 from pyha.abi.threads import start_thread
 from pyha.ha.group import Occasion
@@ -18,6 +17,7 @@ from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.recovery import due, recover
+from pyha.runtime.reload import Reload
 from pyha.runtime.status import INTERVAL
 
 PROBE_INTERVAL = 10.0
@@ -27,19 +27,29 @@ PROBE_INTERVAL = 10.0
 class Monitor:
     """Watches the groups that recover in the background."""
 
-    def __init__(self, groups: Sequence[GroupRuntime]) -> None:
-        self._groups = [group for group in groups if group.recovery.mode is RecoveryMode.BACKGROUND]
+    def __init__(self, groups: Sequence[GroupRuntime], reload: Reload) -> None:
+        self._all = groups
+        self._reload = reload
         self._news = threading.Event()
         self._stopped = False
         self._started = False
         self._lock = threading.Lock()
-        for group in self._groups:
+        for group in groups:
             group.on_news = self._wake
+
+    def _groups(self) -> list[GroupRuntime]:
+        """Those to watch: the operator may change a group's mode."""
+        watched = []
+        for group in self._all:
+            group.watched = group.recovery.mode is RecoveryMode.BACKGROUND
+            if group.watched:
+                watched.append(group)
+        return watched
 
     def ensure(self) -> None:
         """Start the thread if there is none yet and something to watch. Where the system gives none, recovery is on
         call."""
-        if self._started or not self._groups:
+        if self._started or not any(group.recovery.mode is RecoveryMode.BACKGROUND for group in self._all):
             return
         with self._lock:
             if self._started or self._stopped:
@@ -51,11 +61,8 @@ class Monitor:
                 log.log(
                     "warning", f"no thread for the monitor ({reason}): members recover within the application's calls"
                 )
-                for group in self._groups:
-                    group.recovery = replace(group.recovery, mode=RecoveryMode.ON_CALL)
-                return
-            for group in self._groups:
-                group.watched = True
+                for group in self._all:
+                    group.forbid_threads()
 
     def stop(self) -> None:
         """C_Finalize: the thread ends by itself; nobody waits for it."""
@@ -71,21 +78,24 @@ class Monitor:
     def _run(self) -> None:
         while not self._stopped:
             busy = False
-            for group in self._groups:
+            groups = self._groups()
+            if groups:
+                self._reload.look()
+            for group in groups:
                 for index in due(group, Occasion.TIME):
                     if self._stopped:
                         return
                     recover(group, index)
                 group.probe_idle(PROBE_INTERVAL)
                 busy |= group.refresh_status()
-            pause = self._pause()
+            pause = self._pause(groups)
             self._news.wait(min(pause, INTERVAL) if busy else pause)
             self._news.clear()
 
-    def _pause(self) -> float:
+    def _pause(self, groups: Sequence[GroupRuntime]) -> float:
         """Seconds until the next thing is due."""
-        pause = PROBE_INTERVAL
-        for group in self._groups:
+        pause = self._reload.pause() if groups else PROBE_INTERVAL
+        for group in groups:
             at = group.value.next_due(group.recovery)
             if at is not None:
                 pause = min(pause, max(0.0, at - group.clock()))

@@ -20,9 +20,6 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.session import Place, VirtualSession
 
-JOURNAL_LIMIT = 4 * 1024 * 1024
-"""Bytes of an operation's data that are kept to say them again to another member."""
-
 
 def operate(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]
@@ -52,7 +49,7 @@ def operate(
             group.count_served(session.place.index)
             _finish(group, session, function, clean=True)
         else:
-            _record(session, function, values, results)
+            _record(group, session, function, values, results)
     elif not starting and rv not in ENDS_NO_OPERATION:
         _finish(group, session, function, clean=False)
     elif starting and not session.journals:
@@ -191,12 +188,14 @@ def _output_again(results: list[Any]) -> tuple[int, bytes] | None:
     return fingerprint(results[-1][1] or b"") if results and results[-1] is not None else None
 
 
-def _record(session: VirtualSession, function: Function, values: list[Any], results: list[Any]) -> None:
+def _record(
+    group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], results: list[Any]
+) -> None:
     """Write a call that succeeded into its operation's journal."""
     assert function.operation is not None
     journal = session.journals.get(function.operation)
     if journal is None:
-        journal = session.journals[function.operation] = Journal(JOURNAL_LIMIT)
+        journal = session.journals[function.operation] = Journal(group.settings.journal_limit)
     if not journal.replayable():
         return
     output = None

@@ -6,6 +6,8 @@ provider. While the comparison runs no object of the group is made, changed or d
 Source: SEMANTICS.md section 4 (recovery).
 """
 
+from collections.abc import Collection
+
 from pyha.cryptoki import constants as ck
 from pyha.ha.group import Cause, Occasion
 from pyha.ha.identity import READ, Identity, with_twins
@@ -33,6 +35,13 @@ def due(group: GroupRuntime, occasion: Occasion) -> tuple[int, ...]:
     return group.value.due(group.recovery, occasion, group.clock())
 
 
+def asked(group: GroupRuntime, indices: Collection[int]) -> None:
+    """The operator asks for an attempt now, on these members, as far as they are out."""
+    for index in due(group, Occasion.OPERATOR):
+        if index in indices:
+            recover(group, index)
+
+
 def on_call(group: GroupRuntime) -> None:
     """The seed's rule, inside the application's own call: what is due is tried before the call goes on."""
     for index in due(group, Occasion.CALL):
@@ -58,6 +67,7 @@ def recover(group: GroupRuntime, index: int) -> bool:
     try:
         with group.arriving(connection):
             connection.connect(group.deadline())
+            group.learn_from(index, connection)
             unsynchronised = _admit(group, index, connection)
     except NotYet as refusal:
         reason, cause = str(refusal), refusal.cause

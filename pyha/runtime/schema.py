@@ -67,6 +67,7 @@ def _group(table: Table) -> GroupSettings:
             deadline=deadline,
             slow_deadline=slow,
             max_in_flight=table.whole("max-in-flight", defaults.max_in_flight, 1, 4096),
+            journal_limit=table.whole("journal-limit", defaults.journal_limit, 0, 1 << 40),
             unreplicable=table.choice("unreplicable", Unreplicable, defaults.unreplicable),
             recovery=_recovery(table.table("recovery")),
             mechanisms=_declared(table.table("mechanisms")),
@@ -89,6 +90,7 @@ def _member(table: Table) -> MemberSettings:
             name=table.text("name", default_name(address), _field(64)),
             role=table.choice("role", Role, Role.ACTIVE),
             enabled=table.flag("enabled", True),
+            recover=table.whole("recover", 0, 0, 1 << 62),
             reserved=table.text("reserved", "", _no_zero) if table.has("reserved") else None,
             environment=values,
         )

@@ -18,7 +18,8 @@ class MemberSettings:
 
     `uri`: states the token (token, serial ...), `module_path` (absolute) and perhaps `pin_source`; never a PIN. `name`:
     unique within the group; what logs, status and the operator's commands call the member. `enabled`: False takes the
-    member out until the operator says otherwise. `reserved`: C_Initialize's pReserved string. `environment`: set for
+    member out until the operator says otherwise. `recover`: raised whenever the operator wants a running application to
+    try the member now. `reserved`: C_Initialize's pReserved string. `environment`: set for
     the member's helper on top of the application's.
     """
 
@@ -26,6 +27,7 @@ class MemberSettings:
     name: str
     role: Role = Role.ACTIVE
     enabled: bool = True
+    recover: int = 0
     reserved: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
@@ -42,6 +44,7 @@ class GroupSettings:
     `label`: 32 bytes of UTF-8 at most. `id`: 16 bytes that name the group's domain keys and records. `serial`: 16 ASCII
     characters at most. `members`: in configured order, the disabled ones too. `deadline`, `slow_deadline`: seconds for
     an ordinary call on one member, and for one that the table calls slow. `max_in_flight`: calls at once on one member.
+    `journal_limit`: bytes of an operation's data that are kept to say them again to another member.
     `mechanisms`: vendor mechanisms that the operator declares. `token`: None until a member was reached.
     """
 
@@ -53,6 +56,7 @@ class GroupSettings:
     deadline: float = 20.0
     slow_deadline: float = 120.0
     max_in_flight: int = 64
+    journal_limit: int = 4 << 20
     unreplicable: Unreplicable = Unreplicable.REFUSE
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     mechanisms: Mapping[int, ParameterForm] = field(default_factory=dict, hash=False)

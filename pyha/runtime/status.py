@@ -31,7 +31,8 @@ class Publisher:
     """The status of one group in this process.
 
     `in_flight`, `served`: calls on each member now, operations that it completed. `errors`: CK_RV -> how many calls it
-    answered with that, a dict a member. `due`: when (on our clock) a call has to look after the publication.
+    answered with that, a dict a member. `settings`: the group's, as they are now. `due`: when (on our clock) a call has
+    to look after the publication.
     """
 
     def __init__(self, settings: GroupSettings, clock: Clock) -> None:
@@ -41,7 +42,7 @@ class Publisher:
         self.errors: list[dict[int, int]] = [{} for _ in range(count)]
         self.failovers = 0
         self.due = NEVER
-        self._settings = settings
+        self.settings = settings
         self._clock = clock
         self._lock = threading.Lock()
         self._runtime: str | None = None
@@ -50,6 +51,14 @@ class Publisher:
         self._program = "?"
         self._last = b""
         self._since: list[tuple[State, float]] = [(State.RECOVERING, 0.0)] * count
+
+    def add_member(self) -> None:
+        """One more member, after the others."""
+        with self._lock:
+            self.in_flight.append(0)
+            self.served.append(0)
+            self.errors.append({})
+            self._since.append((State.RECOVERING, 0.0))
 
     def begin(self, slot: int, runtime: str | None) -> None:
         """From now on what is told is written down, for this slot. `runtime`: $XDG_RUNTIME_DIR, where it may be
@@ -81,7 +90,7 @@ class Publisher:
                 noticeboard.take_away(self._runtime, name)
 
     def _view(self, value: Group, mode: RecoveryMode) -> status.View:
-        settings = self._settings
+        settings = self.settings
         members = tuple(self._member(value, index) for index in range(len(value.members)))
         return status.View(
             os.getpid(),
@@ -101,7 +110,7 @@ class Publisher:
         errors = list(self.errors[index].items())
         return status.MemberView(
             name=member.name,
-            serial=self._settings.members[index].uri.serial or "",
+            serial=self.settings.members[index].uri.serial or "",
             role=member.role,
             state=member.state,
             cause=member.cause,

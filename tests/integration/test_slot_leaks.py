@@ -46,8 +46,8 @@ def used(group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Provid
     made = group(label="leaks")
     monkeypatch.setenv("PYHA_CONF", str(made.conf))
     sessions = Sessions(monkeypatch)
-    groups, _ = assemble(secure=False)
-    provider = Provider(groups)
+    groups, _, reload = assemble(secure=False)
+    provider = Provider(groups, reload)
     yield provider, groups[0], sessions
     provider.finalize()
 

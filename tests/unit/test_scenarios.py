@@ -54,7 +54,14 @@ class Play:
             self.group = self.group.announce()
             return
         name, verb, *words = news.split()
+        if name not in self.names:
+            self.names.append(name)
+            self.shown.append(0)
+            role = Role.STANDBY if "standby" in words else Role.ACTIVE
+            self.group = self.group.described(len(self.names) - 1, name, role, len(self.names) - 1)
         index = self.names.index(name)
+        if self._administered(index, verb, words):
+            return
         member = self.group.members[index]
         numbers = [int(word) for word in words if word.isdigit()]
         generation = numbers[0] if numbers else member.generation + (verb == "joined")
@@ -70,6 +77,23 @@ class Play:
             "stayed-out": lambda: group.stays_out(index, generation, "still gone", self.now, cause),
         }
         self.group = happened[verb]()
+
+    def _administered(self, index: int, verb: str, words: list[str]) -> bool:
+        """What the operator does to a member."""
+        group, member = self.group, self.group.members[index]
+        contacted = any(each.state in (State.IN, State.FAILED) for each in group.members)
+        happened: dict[str, Callable[[], Group]] = {
+            "removed": lambda: group.taken_out(index, State.REMOVED, "removed"),
+            "disabled": lambda: group.taken_out(index, State.DISABLED, "disabled"),
+            "added": lambda: group.wanted(index, contacted),
+            "enabled": lambda: group.wanted(index, contacted),
+            "standby": lambda: group.described(index, member.name, Role.STANDBY, member.place),
+            "active": lambda: group.described(index, member.name, Role.ACTIVE, member.place),
+            "placed": lambda: group.described(index, member.name, member.role, int(words[0])),
+        }
+        if verb in happened:
+            self.group = happened[verb]()
+        return verb in happened
 
     # -- what must be so ----------------------------------------------------------------------------------------
 
