@@ -1,4 +1,4 @@
-"""`pyha group create | list | show`: their arguments.
+"""`pyha group create | list | show | remove | standby ...`: their arguments.
 
 What the commands do is in modules of their own, which need the built shim and are imported when they run.
 """
@@ -11,7 +11,7 @@ from pyha.ha.settings import Isolation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`create`, `list` and `show`."""
+    """`create`, `list` and `show`, and what changes one member."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     about = "make a group of tokens: one virtual token over all of them"
     create = actions.add_parser("create", help=about, description=about)
@@ -49,11 +49,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _common(show)
     show.set_defaults(run=_run_show)
+    for name, alias, about in _MEMBER_ACTIONS:
+        action = actions.add_parser(name, aliases=alias, help=about, description=about)
+        action.add_argument("label", help="label of the group")
+        optional = name == "recover"
+        action.add_argument("member", nargs="?" if optional else None, help="name or serial" + _ALL * optional)
+        _file(action)
+        action.set_defaults(run=_run_on_member, action=name)
+
+
+_ALL = "; without it, every member that is out"
+_MEMBER_ACTIONS: tuple[tuple[str, list[str], str], ...] = (
+    ("remove", ["removemember"], "take a member out of a group for good; the group's serial stays"),
+    ("standby", ["addstandby"], "let a member serve only while no active one is left"),
+    ("unstandby", ["removestandby"], "make a standby member an active one"),
+    ("disable", [], "take a member out until it is enabled"),
+    ("enable", [], "take a disabled member in again"),
+    ("recover", [], "let every running application try members that are out now, in every recovery mode"),
+)
+"""Name, what an administrator of Luna calls it, what it does."""
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the module's)")
+    _file(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", metavar="FILE", help="the configuration (default: the module's)")
 
 
 def _run_create(arguments: argparse.Namespace) -> int:
@@ -66,6 +89,10 @@ def _run_list(arguments: argparse.Namespace) -> int:
 
 def _run_show(arguments: argparse.Namespace) -> int:
     return _run("group_show", "run_show", arguments)
+
+
+def _run_on_member(arguments: argparse.Namespace) -> int:
+    return _run("group_members", f"run_{arguments.action}", arguments)
 
 
 def _run(module: str, function: str, arguments: argparse.Namespace) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyha.abi.codec import Codecs
-from pyha.cli import config_write, memory, pin, sealing, usage
+from pyha.cli import config_edit, config_write, memory, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import AES_KEYS
@@ -34,29 +34,32 @@ _NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0. Raises Mistake for all that stands in the way."""
     path = _configuration_path(arguments.config)
-    before = config.read(path)[0] if os.path.exists(path) else Configuration()
-    settings = _settings(arguments)
-    if any(group.label == settings.label for group in before.groups):
-        raise Mistake(f'{path} has a group "{settings.label}" already')
     config_write.prepare(path)
+    before = config_edit.current(path)
+    settings = _settings(arguments)
+    _require_new(before, settings.label, path)
     sealing_key = sealing.public_key(arguments.backup_to) if arguments.backup_to else None
     backup = os.path.abspath(arguments.backup or f"{settings.label}.pyha-backup")
     if sealing_key is not None and os.path.exists(backup):
         raise Mistake(f"{backup} is there already")
     memory.protect()
     candidates = _candidates(settings)
+
+    def added(configuration: Configuration) -> Configuration:
+        _require_new(configuration, settings.label, path)
+        return replace(configuration, groups=(*configuration.groups, settings))
+
     values = {key: _random(32) for key in AES_KEYS}
     try:
         settings = _examine(candidates, settings, arguments.pin_source, {group.serial for group in before.groups})
-        configuration = replace(before, groups=(*before.groups, settings))
-        text = _checked(configuration)
+        config_edit.checked(replace(before, groups=(*before.groups, settings)))
         pairs = domain_keys.put_domain_keys(candidates, settings.id, values, _takes_rsa(settings))
         try:
             _try_doors(candidates, arguments.allow_open_doors)
             if sealing_key is not None:
                 sealed = sealing.seal(sealing_key, settings.id, settings.label, values, pairs)
                 config_write.write(backup, sealed, mode=0o600)
-            config_write.write(path, text)
+            config_edit.edit(path, added)
         except BaseException:
             domain_keys.remove_domain_keys(candidates)
             raise
@@ -69,6 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
             candidate.connection.close(candidate.deadline())
     print(usage.after_creation(settings, path, backup if sealing_key is not None else None))
     return 0
+
+
+def _require_new(configuration: Configuration, label: str, path: str) -> None:
+    if any(group.label == label for group in configuration.groups):
+        raise Mistake(f'{path} has a group "{label}" already')
 
 
 def _configuration_path(named: str | None) -> str:
@@ -175,17 +183,6 @@ def _takes_rsa(settings: GroupSettings) -> bool:
             file=sys.stderr,
         )
     return takes
-
-
-def _checked(configuration: Configuration) -> str:
-    """The text to write, once the module itself would take it."""
-    import tomllib
-
-    text = config_write.render(configuration)
-    _, errors = schema.read(tomllib.loads(text))
-    if errors:
-        raise Mistake("; ".join(errors))
-    return text
 
 
 def _try_doors(candidates: Sequence[Candidate], allowed: bool) -> None:

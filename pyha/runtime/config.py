@@ -13,7 +13,7 @@ from pyha.runtime import schema, trusted
 from pyha.runtime.settings import Configuration
 
 SYSTEM = "/etc/pyha/pyha.toml"
-_LIMIT = 1 << 20
+LIMIT = 1 << 20
 """Bytes. A configuration has some kilobytes; something else behind the name is not read to its end."""
 
 
@@ -56,7 +56,7 @@ def read(path: str) -> tuple[Configuration, tuple[str, ...]]:
     """As `load`, but errors in the content are handed back beside what could be read (`schema.read`); a file that
     cannot be read, must not be believed or is no TOML still raises ConfigurationError."""
     try:
-        document = tomllib.loads(trusted.read(path, _LIMIT).decode())
+        document = tomllib.loads(trusted.read(path, LIMIT).decode())
     except trusted.FileRefused as error:
         raise ConfigurationError(path, (str(error),)) from None
     except UnicodeDecodeError:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from pyha.cli import config_write
+from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.runtime import config
@@ -47,6 +48,11 @@ def member(now: GroupSettings, index: int, **changed: Any) -> GroupSettings:
 def without(now: GroupSettings, index: int) -> GroupSettings:
     """The settings without one member."""
     return replace(now, members=(*now.members[:index], *now.members[index + 1 :]))
+
+
+def pyha(made: TestGroup, action: str, *member: str) -> None:
+    """What an administrator types."""
+    assert main(["group", action, LABEL, *member, "--config", str(made.conf)]) == 0
 
 
 def eventually(so: Callable[[], bool], made: TestGroup) -> None:
@@ -98,7 +104,8 @@ def test_members_come_and_go_while_two_applications_work(group: Group) -> None:
         token = one.token_info(slot)[1][:96]
         with at_work(one), at_work(other, b"other"):
             # The founding member goes, and the one after it stands by.
-            made.reconfigure(lambda now: without(member(now, 1, role=Role.STANDBY), 0))
+            pyha(made, "remove", first)
+            pyha(made, "standby", made.tokens[1].serial)
             logged(made, f"member {second} is a standby member now", times=2)
             gone(made, 0)
             # A broken file changes nothing, and is named once.
@@ -109,7 +116,7 @@ def test_members_come_and_go_while_two_applications_work(group: Group) -> None:
             # It comes back, and works alone: the third is disabled, and the second stands by.
             made.reconfigure(lambda now: replace(now, members=(configured.members[0], *now.members)))
             logged(made, f"member {first} returned", times=2)
-            made.reconfigure(lambda now: member(now, 2, enabled=False))
+            pyha(made, "disable", third)
             gone(made, 2)
             made.reconfigure(lambda now: configured)
             logged(made, f"member {second} is an active member now", times=2)
@@ -126,7 +133,8 @@ def test_without_a_thread_the_calls_of_the_application_look(group: Group, recove
     with client(made.module, made.environment) as app, at_work(app):
         os.kill(helpers(LABEL)[f"{LABEL}-1"], signal.SIGKILL)
         logged(made, f"member {LABEL}-1 lost")
-        made.reconfigure(lambda now: without(member(now, 1, recover=1), 0))
+        pyha(made, "recover")
+        pyha(made, "remove", f"{LABEL}-0")
         logged(made, f"member {LABEL}-1 returned")
         gone(made, 0)
 
