@@ -1,0 +1,124 @@
+"""Which objects of several members are one and the same.
+
+Pure. Objects of one name are sorted by their prints into classes, and within a class one object of each member goes to
+one *slot*: what every member should have once. Where it cannot be told which is which, nobody guesses.
+
+Source: SEMANTICS.md section 5 (duplicates are merged the same way everywhere).
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pyha.ha.identity import Identity
+from pyha.ha.inventory import Name, is_exact, name_of, print_of
+from pyha.ha.superseding import Item
+
+
+@dataclass(slots=True)
+class Slot:
+    """One object over all members. `items`: by member."""
+
+    items: dict[int, Item] = field(default_factory=dict)
+
+    @property
+    def first(self) -> Item:
+        """That of the first member which has it."""
+        return self.items[min(self.items)]
+
+    @property
+    def identity(self) -> Identity:
+        """As the member shows it that shows most."""
+        return max((self.items[member].identity for member in sorted(self.items)), key=_shown)
+
+
+@dataclass(slots=True)
+class Matched:
+    """`slots`; `surplus`: one too many of equal ones; `unclear`: objects of one name that cannot be told apart."""
+
+    slots: list[Slot] = field(default_factory=list)
+    surplus: list[Item] = field(default_factory=list)
+    unclear: list[list[Item]] = field(default_factory=list)
+
+
+def match(items: Iterable[Item]) -> Matched:
+    """The slots of all objects, in an order that is the same on every host."""
+    buckets: dict[Name, list[Item]] = {}
+    for item in items:
+        if not item.gone:
+            buckets.setdefault(name_of(item.identity), []).append(item)
+    matched = Matched()
+    for name in sorted(buckets):
+        classes = _classes(buckets[name])
+        if classes is None:
+            matched.unclear.append(buckets[name])
+            continue
+        for each in classes:
+            _fill(each, matched)
+    return matched
+
+
+def _shown(identity: Identity) -> int:
+    return len(identity.attributes) + 2 * (identity.value_hash is not None) + 2 * (identity.twin is not None)
+
+
+def _classes(items: Sequence[Item]) -> list[list[Item]] | None:
+    """Objects of one name by print; None where those without one cannot be assigned."""
+    by_print: dict[bytes | None, list[Item]] = {}
+    for item in items:
+        by_print.setdefault(print_of(item.identity), []).append(item)
+    unknown = by_print.pop(None, [])
+    known: list[list[Item]] = [by_print[each] for each in sorted(by_print, key=lambda each: each or b"")]
+    if not unknown:
+        return known
+    if not known:
+        # As many on each member that has any: then they are taken to be the same ones.
+        return [unknown] if len(set(_counts(unknown).values())) == 1 else None
+    for item in unknown:
+        missing = [each for each in known if item.member not in _counts(each)]
+        alone = _counts(unknown)[item.member] == 1
+        if not (alone and len(missing) == 1):
+            return None
+        # With the others of its class it must make no more than they have.
+        if max(_counts(missing[0]).values()) != 1:
+            return None
+    for item in unknown:
+        missing = [each for each in known if item.member not in _counts(each)]
+        missing[0].append(item)
+    return known
+
+
+def _counts(items: Iterable[Item]) -> Counter[int]:
+    return Counter(item.member for item in items)
+
+
+def _fill(items: list[Item], matched: Matched) -> None:
+    """Put the objects of one class into slots: equal settings first, then in the order of their settings."""
+    slots: list[Slot] = []
+    for member in sorted(_counts(items)):
+        before = list(slots)
+        own = sorted((item for item in items if item.member == member), key=_order)
+        left = [item for item in own if not _take(item, [slot for slot in slots if _alike(slot, item)])]
+        left = [item for item in left if not _take(item, slots)]
+        for item in left:
+            if is_exact(item.identity) and any(_alike(slot, item) for slot in before):
+                matched.surplus.append(item)
+            else:
+                slots.append(Slot({member: item}))
+    matched.slots += slots
+
+
+def _order(item: Item) -> tuple[object, ...]:
+    return (item.held.settings, item.held.real)
+
+
+def _alike(slot: Slot, item: Item) -> bool:
+    return slot.first.held.settings == item.held.settings
+
+
+def _take(item: Item, slots: Sequence[Slot]) -> bool:
+    for slot in slots:
+        if item.member not in slot.items:
+            slot.items[item.member] = item
+            return True
+    return False
