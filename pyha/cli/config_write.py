@@ -22,6 +22,8 @@ def render(configuration: Configuration) -> str:
     too (ValueError)."""
     defaults = Configuration()
     lines = [_pair("ha-only", configuration.ha_only)]
+    if configuration.status_directory is not None:
+        lines.append(_pair("status_directory", configuration.status_directory))
     log = [_pair("to", configuration.log)] if configuration.log != defaults.log else []
     if configuration.log_level != defaults.log_level:
         log.append(_pair("level", configuration.log_level.value))

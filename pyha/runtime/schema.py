@@ -38,13 +38,15 @@ def read(document: Mapping[str, Any]) -> tuple[Configuration, tuple[str, ...]]:
     errors: list[str] = []
     table = Table(document, "", errors)
     ha_only = table.flag("ha-only", True)
+    status = table.text("status-directory", "", _absolute) or None
     with table.table("log") as log:
         to = log.text("to", "stderr", _log_target)
         level = log.choice("level", LogLevel, LogLevel.WARNING)
     groups = tuple(_group(entry) for entry in table.tables("group"))
     table.close()
     _distinct(groups, errors)
-    return Configuration(groups=groups, ha_only=ha_only, log=to, log_level=level), tuple(errors)
+    configuration = Configuration(groups=groups, ha_only=ha_only, log=to, log_level=level, status_directory=status)
+    return configuration, tuple(errors)
 
 
 def _group(table: Table) -> GroupSettings:
@@ -259,6 +261,10 @@ def _log_target(text: str) -> str | None:
     if text in ("stderr", "syslog", "none") or (text.startswith("file:/") and "\0" not in text):
         return None
     return "is none of stderr, syslog, none, file:/absolute/path"
+
+
+def _absolute(text: str) -> str | None:
+    return None if text.startswith("/") and "\0" not in text else "is not an absolute path"
 
 
 def _version_complaint(text: str) -> str | None:

@@ -74,9 +74,11 @@ class LogLevel(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or
-    "file:/absolute/path". `log_level`: what is written there."""
+    "file:/absolute/path". `log_level`: what is written there. `status_directory`: absolute, where processes publish
+    their status before they try other places."""
 
     groups: tuple[GroupSettings, ...] = ()
     ha_only: bool = True
     log: str = "stderr"
     log_level: LogLevel = LogLevel.WARNING
+    status_directory: str | None = None

@@ -56,6 +56,7 @@ def members(draw: st.DrawFn) -> tuple[MemberSettings, ...]:
             name=name,
             role=role,
             enabled=draw(st.booleans()),
+            recover=draw(st.integers(0, 1 << 62)),
             reserved=draw(st.none() | ANY_TEXT),
             environment=draw(
                 st.dictionaries(ANY_TEXT.filter(lambda key: key and "=" not in key), ANY_TEXT, max_size=3)
@@ -92,6 +93,7 @@ def groups(draw: st.DrawFn, at: int) -> GroupSettings:
         deadline=short,
         slow_deadline=long,
         max_in_flight=draw(st.integers(1, 4096)),
+        journal_limit=draw(st.integers(0, 1 << 40)),
         unreplicable=draw(st.sampled_from(Unreplicable)),
         recovery=draw(st.builds(RecoverySettings, st.sampled_from(RecoveryMode), SECONDS, st.integers(-1, 1 << 31))),
         mechanisms=draw(
@@ -106,6 +108,7 @@ CONFIGURATIONS = st.builds(
     groups=st.integers(0, 2).flatmap(lambda count: st.tuples(*(groups(at) for at in range(count)))),
     ha_only=st.booleans(),
     log=st.sampled_from(["stderr", "syslog", "none"]) | st.builds("file:/{}".format, ANY_TEXT),
+    status_directory=st.none() | st.builds("/{}".format, ANY_TEXT),
 )
 
 
