@@ -52,6 +52,12 @@ def _group(group: GroupSettings) -> Iterator[str]:
             yield f"{mechanism:#x} = {_value(form)}"
     for member in group.members:
         yield from _member(member)
+    if group.domain:
+        yield "\n[group.domain]"
+        for key, fingerprint in group.domain.items():
+            yield _pair(key, fingerprint.check.hex())
+            if fingerprint.proof:
+                yield _pair(f"{key}-proof", fingerprint.proof.hex())
     if group.token is not None:
         yield "\n[group.token]"
         for name in ("manufacturer", "model", "flags", "pin_minimum", "pin_maximum"):

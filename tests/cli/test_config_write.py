@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pyha.cli import config_write
 from pyha.cli.errors import Mistake
+from pyha.ha.domain import AES_KEYS, RSA_KEYS, DomainKey
+from pyha.ha.fingerprints import Fingerprint
 from pyha.ha.settings import (
     Isolation,
     MechanismSnapshot,
@@ -66,6 +68,11 @@ def members(draw: st.DrawFn) -> tuple[MemberSettings, ...]:
     )
 
 
+CHECKS = st.builds(Fingerprint, st.binary(min_size=3, max_size=3), st.just(b"") | st.binary(min_size=16, max_size=16))
+PAIRS = st.builds(Fingerprint, st.binary(min_size=16, max_size=16))
+DOMAINS: st.SearchStrategy[dict[DomainKey, Fingerprint]] = st.just({}) | st.fixed_dictionaries(
+    dict.fromkeys(AES_KEYS, CHECKS), optional=dict.fromkeys(RSA_KEYS, PAIRS)
+)  # fmt: skip
 TOKENS = st.builds(
     TokenSnapshot,
     manufacturer=field(32, 0),
@@ -100,6 +107,7 @@ def groups(draw: st.DrawFn, at: int) -> GroupSettings:
             st.dictionaries(st.integers(1 << 31, (1 << 64) - 1), st.sampled_from(ParameterForm), max_size=3)
         ),
         token=draw(st.none() | TOKENS),
+        domain=draw(DOMAINS),
     )
 
 
