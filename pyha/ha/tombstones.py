@@ -87,6 +87,15 @@ def recordable(changes: Template, object_class: int | None) -> Template:
     )
 
 
+def united(copies: Iterable[Tombstone]) -> list[Tombstone]:
+    """The tombstones that these copies from several members are: who has applied one in any of them has applied it."""
+    found: dict[Tombstone, frozenset[str]] = {}
+    for copy in copies:
+        one = replace(copy, pending=frozenset())
+        found[one] = found.get(one, copy.pending) & copy.pending
+    return [replace(one, pending=pending) for one, pending in found.items()]
+
+
 # -- following upon one another -----------------------------------------------------------------------------------
 
 

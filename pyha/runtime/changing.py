@@ -1,12 +1,13 @@
 """C_DestroyObject and C_SetAttributeValue: the primary first, then every other member, records included.
 
-A key's new record is written before the change, and its old one removed after it: after a crash in between there is one
-too many, never none. A member that refuses what the primary accepted differs from it and is out until it is
-resynchronised.
+What a member misses is written down before it happens on the others. A key's new record is written before the change,
+and its old one removed after it: after a crash in between there is one too many, never none. A member that refuses what
+the primary accepted differs from it and is out until it is resynchronised.
 
-Source: SEMANTICS.md sections 3 (change) and 5 (an escrow record lives exactly as long as its key).
+Source: SEMANTICS.md sections 3 (change) and 5 (tombstones; an escrow record lives exactly as long as its key).
 """
 
+from hashlib import sha256
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -14,18 +15,19 @@ from pyha.cryptoki.functions import Function
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import impersonates
-from pyha.ha.identity import Identity, identity_of
+from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
 from pyha.runtime import log
 from pyha.runtime.binding import bind, tells_apart
 from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import existing_record, record_for, records_on
-from pyha.runtime.failover import run
+from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.making import identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.missed import Missed
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.publishing import write_records
@@ -55,32 +57,54 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
-    replicated = entry.session is None and not group.raw
-    if replicated and not entry.identity.certain:
+    if entry.session is not None or group.raw:
+        return _changed_there(group, function, values, entry, template)
+    _identify_again(group, entry, group.present()[0][0])
+    if not entry.identity.certain:
         _tell_apart(group, entry)
-    escrowed = replicated and entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
+    escrowed = entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
     old = existing_record(group, entry) if escrowed else None
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None
     before, after = entry.identity, _renamed(entry.identity, template or ())
+    passed_over: set[str] = set()
+    missed = Missed(
+        group, before, None if template is None else after, template or (), lambda: group.missing() | passed_over
+    )
     placed = Placed()
+    rv = ck.CKR_GENERAL_ERROR
     try:
         if new is not None:
             write_records(group, new, after, placed)
-        call = ChangeCall(group, function, values)
+        call = ChangeCall(group, function, values, missed)
         rv, _ = run(group, call)
-    except BaseException:
-        placed.take_back(group)
-        raise
+    finally:
+        if rv != ck.CKR_OK:
+            placed.take_back(group)
+            missed.take_back()
     if rv != ck.CKR_OK:
-        placed.take_back(group)
         return rv
-    if replicated:
-        _on_the_others(group, function, values, entry, call.index)
+    rv = _on_the_others(group, call, values, entry, missed, passed_over)
+    missed.settle()
+    if rv != ck.CKR_OK:
+        return rv
     if old is not None and (new is not None or template is None):
         _remove_record(group, old, before, placed)
     if template is None:
         group.objects.remove(entry.handle)
     else:
+        _identify_again(group, entry, call.index)
+    return rv
+
+
+def _changed_there(
+    group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None
+) -> int:
+    """A session object, or an object of a member's own slot: where it is, and nowhere else."""
+    call = ChangeCall(group, function, values, None)
+    rv, _ = run(group, call)
+    if rv == ck.CKR_OK and template is None:
+        group.objects.remove(entry.handle)
+    elif rv == ck.CKR_OK:
         _identify_again(group, entry, call.index)
     return rv
 
@@ -121,27 +145,38 @@ def _renamed(identity: Identity, changes: Template) -> Identity:
         return identity
     said = {each.type: bytes(each.value or b"") for each in changes if not isinstance(each.value, tuple)}
     attributes = dict(identity.attributes)
-    attributes.update({kind: said[kind] for kind in (ck.CKA_ID, ck.CKA_LABEL, ck.CKA_SUBJECT) if kind in said})
-    return identity_of(attributes, identity.value_hash, identity.twin)
+    attributes.update({kind: said[kind] for kind in READ if kind in said})
+    hashed = identity.value_hash
+    if ck.CKA_VALUE in said and identity.object_class in WITH_VALUE:
+        hashed = sha256(said[ck.CKA_VALUE]).digest() if said[ck.CKA_VALUE] else None
+    return identity_of(attributes, hashed, identity.twin)
 
 
 class ChangeCall:
-    """The change on one member, beside no search of it."""
+    """The change on one member, beside no search of it. `missed`: told before each try who misses it."""
 
-    def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
+    def __init__(self, group: GroupRuntime, function: Function, values: list[Any], missed: Missed | None) -> None:
         self.function = function
         self.index = -1
+        self.poisoned = 0  # helpers that it has ended
         self._group = group
+        self._missed = missed
         self._objects = Objects(group, function, values)
 
     def choose(self, excluded: set[int]) -> int | None:
+        if self._missed is not None:
+            self._missed.cover()
         return choose(self._group, self._objects, excluded, spread=False)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         self.index = index
-        with housekeeping(connection, deadline) as session:
-            values = self._objects.translate(index, connection, session, deadline)
-            return make_with(connection, self.function, values, deadline)
+        try:
+            with housekeeping(connection, deadline) as session:
+                values = self._objects.translate(index, connection, session, deadline)
+                return make_with(connection, self.function, values, deadline)
+        except MemberLost as loss:
+            self.poisoned += loss.culprit
+            raise
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
         connection.drop_idle(deadline)
@@ -151,14 +186,22 @@ class ChangeCall:
         return self._objects.unbind(connection)
 
 
-def _on_the_others(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, primary: int) -> None:
-    """What the primary accepted, on every other member. One that has no such object lacks it as much as before."""
+def _on_the_others(
+    group: GroupRuntime, call: ChangeCall, values: list[Any], entry: Entry, missed: Missed, passed_over: set[str]
+) -> int:
+    """What the primary accepted, on every other member; CKR_DEVICE_ERROR where it ends their helpers. One that has no
+    such object lacks it as much as before. `passed_over`: gets the members that it is not given to any more."""
+    function, poisoned = call.function, call.poisoned
 
     def unbind(connection: Connection) -> None:
         group.objects.unbind(connection, entry.handle)
 
     for index, connection in group.present():
-        if index == primary:
+        if index == call.index:
+            continue
+        if poisoned >= POISON_LIMIT:
+            passed_over.add(group.settings.members[index].recorded_as)
+            group.audit(index, f"{function.name} was not given to it, because it had ended {poisoned} helpers")
             continue
 
         def attempt(deadline: float, index: int = index, connection: Connection = connection) -> tuple[int, bool]:
@@ -169,6 +212,7 @@ def _on_the_others(group: GroupRuntime, function: Function, values: list[Any], e
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
             return rv, True
 
+        missed.cover_at_last()
         start = group.clock()
         try:
             rv, _ = step(group, index, connection, function.name, attempt, unbind)
@@ -177,6 +221,9 @@ def _on_the_others(group: GroupRuntime, function: Function, values: list[Any], e
         except (MemberLost, Refusal) as loss:
             group.lost(index, connection.generation, str(loss))
             group.count_failover(function.name, index, str(loss), group.clock() - start, None)
+            poisoned += isinstance(loss, MemberLost) and loss.culprit
+    missed.cover_at_last()
+    return ck.CKR_DEVICE_ERROR if passed_over else ck.CKR_OK
 
 
 def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity, kept: Placed) -> None:
@@ -197,7 +244,7 @@ def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity
 
 
 def _identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
-    """Read the identity anew where the change was made."""
+    """Read the identity anew on a member where the object is bound: another process may have changed it, or we."""
     connection = group.connections[index]
     real = connection.bound.get(entry.handle) if connection is not None else None
     if connection is None or real is None:

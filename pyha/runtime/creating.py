@@ -31,6 +31,7 @@ from pyha.runtime.calls import Objects
 from pyha.runtime.copying import Copy, source_attributes
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
+from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
@@ -159,13 +160,18 @@ def _on_one(
 ) -> tuple[int, list[Any]]:
     """Session objects, all objects of a member's own slot, and what is kept on one member: made there, where the
     application's session holds what is a session object. Raises Refusal."""
+    creation = Creation(group, function.name)
     call = MakeCall(group, function, values, session)
-    rv, results = run(group, call)
+    try:
+        rv, results = run(group, call)
+    finally:
+        if not group.raw and any(wants_token(part.asked) for part in parts):
+            # A key that a lost member has made is another one than that of the next, and nobody knows it.
+            creation.warn()
     if rv != ck.CKR_OK or call.connection is None:
         return rv, []
-    placed = Placed()
     for part in parts:
-        placed.add(call.index, call.connection, results[part.result])
+        creation.placed.add(call.index, call.connection, results[part.result])
     answer: list[Any] = [None] * len(values)
     try:
         for part in parts:
@@ -185,7 +191,7 @@ def _on_one(
         group.lost(call.index, call.connection.generation, str(loss))
         raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(call.index)} was lost with the new object") from None
     except Refusal:
-        placed.take_back(group)
+        creation.take_back()
         raise
     return rv, answer
 
@@ -194,12 +200,14 @@ def _repeat(
     group: GroupRuntime, function: Function, values: list[Any], part: Part, copied: Copy | None
 ) -> tuple[int, list[Any]]:
     """The same call on every member. Raises _Elsewhere, Refusal, Unreplicable, NobodyLeft."""
-    placed = Placed()
+    creation = Creation(group, function.name)
+    placed = creation.placed
     try:
         record = copied.record(group) if copied is not None else None
         first = MakeCall(group, function, values, None)
         rv, results = run(group, first)
         if rv != ck.CKR_OK or first.connection is None:
+            creation.warn()
             return rv, []
         placed.add(first.index, first.connection, results[part.result])
         first.connection.discard(first.real_session, group.deadline())
@@ -227,7 +235,7 @@ def _repeat(
         if copied is not None:
             entry.value_length = copied.entry.value_length
     except BaseException:
-        placed.take_back(group)
+        creation.take_back()
         raise
     answer: list[Any] = [None] * len(values)
     answer[part.result] = entry.handle

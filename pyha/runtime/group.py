@@ -20,7 +20,6 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.ha.administration import DISABLED
-from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
@@ -73,7 +72,6 @@ class GroupRuntime:
         self.sessions: dict[int, VirtualSession] = {}
         self.user: int | None = None  # who the application is logged in as
         self.pin: Any = None
-        self.told_domain: Fingerprints = {}  # what most members told, where the configuration says nothing
         self.mechanisms: dict[int, MechanismSnapshot] | None = None
         self.token_info: TokenInfo | None = None
         if settings.token is not None:
@@ -283,6 +281,12 @@ class GroupRuntime:
         if index not in self._audited:
             self._audited.add(index)
             log.log("warning", f'group "{self.settings.label}": member {self.name(index)} needs a resync: {what}')
+
+    def missing(self) -> frozenset[str]:
+        """Who of the configured members is not in, standby and disabled ones too, as records call them."""
+        value = self.value
+        out = [index for index in value.configured() if value.members[index].state is not State.IN]
+        return frozenset(self.settings.members[index].recorded_as for index in out)
 
     def name(self, index: int) -> str:
         """A member's name, for logs."""

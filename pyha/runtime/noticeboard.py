@@ -52,18 +52,9 @@ def runtime_directory(environ: "os._Environ[str] | dict[str, str]", secure: bool
     return directory if directory.startswith("/") and not secure else None
 
 
-class Preferred(NamedTuple):
-    """Directories that come before those that everybody knows. `configured`: by the operator; `runtime`:
-    $XDG_RUNTIME_DIR, where it may be believed."""
-
-    configured: str | None = None
-    runtime: str | None = None
-
-
-def places(preferred: Preferred) -> list[str]:
+def places(runtime: str | None) -> list[str]:
     """The directories that this user publishes in, the preferred one first. Not kept: users change."""
-    own = [preferred.configured] if preferred.configured is not None else []
-    own += [f"{preferred.runtime}/pyha"] if preferred.runtime is not None else []
+    own = [f"{runtime}/pyha"] if runtime is not None else []
     return [*own, SHARED, f"/tmp/pyha-{os.geteuid()}"]
 
 
@@ -81,13 +72,13 @@ def directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def put(preferred: Preferred, name: Name, content: bytes, first: bool) -> bool:
+def put(runtime: str | None, name: Name, content: bytes, first: bool) -> bool:
     """Write a file in the first place that takes it; whether there was one. `first`: nothing was put there before, so
     what the dead have left is cleared."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if 0 <= limit < len(content):
         return False  # the attempt would be answered with SIGXFSZ, which ends the application
-    for path in places(preferred):
+    for path in places(runtime):
         try:
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
@@ -113,9 +104,9 @@ def _write(holder: int, name: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def take_away(preferred: Preferred, name: Name) -> None:
+def take_away(runtime: str | None, name: Name) -> None:
     """Remove a file wherever it was put, and what readers remember of it."""
-    for path in places(preferred):
+    for path in places(runtime):
         with suppress(OSError), directory(path) as holder:
             _remove(holder, name)
 

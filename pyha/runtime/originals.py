@@ -29,6 +29,7 @@ from pyha.ha.replication import (
 )
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
+from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
@@ -223,7 +224,8 @@ def _publish_all(
     prepared: _Prepared,
 ) -> list[Any]:
     """Every object of the call onto its members: the results. Takes everything back where one of them fails."""
-    placed = Placed()
+    creation = Creation(group, call.function.name)
+    placed = creation.placed
     answer: list[Any] = [None] * len(values)
     try:
         for part in parts:
@@ -243,7 +245,7 @@ def _publish_all(
                 entry = group.objects.made(identity_of_made(group, made), made)
             answer[part.result] = entry.handle
     except BaseException:
-        placed.take_back(group)
+        creation.take_back()
         for handle in answer:
             if handle is not None:
                 group.objects.remove(handle)
@@ -357,11 +359,11 @@ def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Pa
     attributes = dict(entry.identity.attributes)
     attributes.update({each.type: each.value for each in template if each.type in attributes})
     identity = identity_of(attributes, None, entry.identity.twin)
-    placed = Placed()
+    creation = Creation(group, "C_CopyObject")
     try:
-        made = publish(group, replace(kept.wrapped, template=template), kept.proof, identity, placed)
+        made = publish(group, replace(kept.wrapped, template=template), kept.proof, identity, creation.placed)
     except BaseException:
-        placed.take_back(group)
+        creation.take_back()
         raise
     copy = group.objects.made(identity, made)
     copy.value_length = entry.value_length

@@ -9,10 +9,12 @@ Source: SEMANTICS.md section 4 (recovery).
 from collections.abc import Collection
 
 from pyha.cryptoki import constants as ck
+from pyha.ha.domain import APPLICATION
 from pyha.ha.group import Cause, Occasion
 from pyha.ha.identity import READ, Identity, with_twins
 from pyha.ha.inventory import compare
-from pyha.runtime import log
+from pyha.ha.tombstones import is_tombstone_label
+from pyha.runtime import log, tombstones
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.binding import value_hash
 from pyha.runtime.gate import GateTimeout
@@ -114,7 +116,7 @@ def _admit(group: GroupRuntime, index: int, connection: Connection) -> bool:
         try:
             alone = not group.value.serving()
             if not alone and group.user == ck.CKU_USER:
-                _compare(group, connection, deadline)
+                _compare(group, index, connection, deadline)
             group.join(index, connection, unsynchronised=alone)
         finally:
             group.changes.leave()
@@ -128,23 +130,36 @@ def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: f
         raise NotYet(str(refusal), Cause.LOGIN_REFUSED) from None
 
 
-def _compare(group: GroupRuntime, connection: Connection, deadline: float) -> None:
+def _compare(group: GroupRuntime, returning: int, connection: Connection, deadline: float) -> None:
     """Raises NotYet where the member's objects differ from those of the primary, or those cannot be told now;
     MemberLost, SessionRefused, SearchFailed where the member's own cannot."""
     index, reference = group.present()[0]
     try:
         expected = identities(reference, deadline)
+        missed = [tombstone for _, tombstone in tombstones.find(reference, group.settings.id, deadline)]
     except MemberLost as loss:
         group.lost(index, reference.generation, str(loss))
         raise NotYet("the member to compare it with was lost", Cause.LOST) from None
     except (SessionRefused, SearchFailed) as failure:
         raise NotYet(f"member {group.name(index)} cannot be compared with: {failure}", Cause.LOST) from None
-    difference = compare(expected, identities(connection, deadline))
+    name = group.settings.members[returning].recorded_as
+    if any(tombstone.now is not None and name in tombstone.pending for tombstone in missed):
+        raise NotYet("it needs a resync: attributes were set while it was out", Cause.DIFFERS)
+    # A deletion that it missed shows by itself: the object is there, or it is not.
+    difference = compare(_without_tombstones(expected), _without_tombstones(identities(connection, deadline)))
     if difference:
         raise NotYet(
             f"its objects differ, it needs a resync: {difference.missing} missing, {difference.surplus} too many",
             Cause.DIFFERS,
         )
+
+
+def _without_tombstones(held: list[Identity]) -> list[Identity]:
+    return [
+        each
+        for each in held
+        if each.get(ck.CKA_APPLICATION) != APPLICATION or not is_tombstone_label(each.get(ck.CKA_LABEL) or b"")
+    ]
 
 
 def identities(connection: Connection, deadline: float) -> list[Identity]:

@@ -1,0 +1,72 @@
+"""Tombstones on members: written, found and removed.
+
+Knows one member at a time; which tombstones there are to be is `missed`'s business and the resync's.
+
+Source: SEMANTICS.md section 5; docs/records.md.
+"""
+
+from collections.abc import Iterator
+
+from pyha.cryptoki import constants as ck
+from pyha.ha.domain import record_search
+from pyha.ha.identity import Identity, flag
+from pyha.ha.recording import RecordDamaged
+from pyha.ha.tombstones import (
+    Tombstone,
+    believable,
+    decode,
+    is_tombstone_label,
+    tombstone_label,
+    tombstone_template,
+)
+from pyha.runtime import log
+from pyha.runtime.housekeeping import create, destroy, housekeeping, read_attributes, search
+from pyha.runtime.member import Connection
+
+
+def write(connection: Connection, tombstone: Tombstone, deadline: float) -> tuple[int, int]:
+    """Put it on this member: (CK_RV, real handle). Raises MemberLost, SessionRefused, SearchFailed."""
+    with housekeeping(connection, deadline) as session:
+        return create(connection, session, tombstone_template(tombstone), deadline)
+
+
+def find(
+    connection: Connection, group_id: bytes, deadline: float, of: Identity | None = None
+) -> list[tuple[int, Tombstone]]:
+    """The group's tombstones on this member: (real handle, tombstone). `of`: only those filed under this object's name.
+    Of what the login of now shows; those that are damaged or may not be believed are named in the log and left out.
+    Raises MemberLost, SessionRefused, SearchFailed."""
+    with housekeeping(connection, deadline) as session:
+        return list(_found(connection, session, group_id, of, deadline))
+
+
+def _found(
+    connection: Connection, session: int, group_id: bytes, of: Identity | None, deadline: float
+) -> Iterator[tuple[int, Tombstone]]:
+    wanted = record_search(None if of is None else tombstone_label(of))
+    for real in search(connection, session, wanted, deadline):
+        # The label first: among all records most are escrow records, with values of kilobytes.
+        told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline)
+        if not is_tombstone_label(told.get(ck.CKA_LABEL, b"")):
+            continue
+        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE, b"")
+        try:
+            tombstone = decode(value)
+        except RecordDamaged as damage:
+            log.log("warning", f"member {connection.name}: {damage}")
+            continue
+        if tombstone.group_id != group_id:
+            continue
+        if not believable(tombstone, flag(told.get(ck.CKA_PRIVATE))):
+            log.log("warning", f"member {connection.name}: a public tombstone of a private object is not believed")
+            continue
+        yield real, tombstone
+
+
+def remove(connection: Connection, group_id: bytes, of: Identity, gone: tuple[Tombstone, ...], deadline: float) -> None:
+    """Destroy those that are copies of one of `gone`, whoever is pending in them. Raises MemberLost, SessionRefused,
+    SearchFailed."""
+    with housekeeping(connection, deadline) as session:
+        for real, tombstone in list(_found(connection, session, group_id, of, deadline)):
+            if any(tombstone.is_copy_of(each) for each in gone):
+                destroy(connection, session, real, deadline)
