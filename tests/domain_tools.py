@@ -6,12 +6,16 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from pyha.cli import config_write
 from pyha.cli.main import main
+from pyha.runtime import config
+from pyha.runtime.settings import GroupSettings, LogLevel
 from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
 
 PASSPHRASE = b"correct horse"
@@ -19,11 +23,30 @@ PASSPHRASE = b"correct horse"
 
 @dataclass(frozen=True)
 class Place:
-    """A directory with a group of two members and the backup of its domain keys. `private`: the key that opens the
+    """A directory with a group and the backup of its domain keys. `private`: the key that opens the
     backup, `locked`: the same with a passphrase."""
 
     directory: Path
     tokens: tuple[SoftHSMToken, ...]
+
+    def reconfigure(self, **changes: Any) -> None:
+        """Write the configuration anew with these of its group's settings."""
+        before = config.load(str(self.conf))
+        (group,) = before.groups
+        log = f"file:{self.directory / 'log'}"
+        changed = replace(before, log=log, log_level=LogLevel.NOTICE, groups=(replace(group, **changes),))
+        config_write.write(str(self.conf), config_write.render(changed))
+
+    @property
+    def group(self) -> GroupSettings:
+        """The group as it is configured now."""
+        (group,) = config.load(str(self.conf)).groups
+        return group
+
+    def logged(self) -> str:
+        """All that applications of the group have logged since `reconfigure`."""
+        log = self.directory / "log"
+        return log.read_text() if log.exists() else ""
 
     @property
     def conf(self) -> Path:
@@ -46,8 +69,8 @@ class Place:
         return self.directory / "pin"
 
 
-def make_place(directory: Path, label: str) -> Place:
-    """A group of two members with all that `Place` names."""
+def make_place(directory: Path, label: str, members: int) -> Place:
+    """A group with all that `Place` names."""
     private = rsa.generate_private_key(65537, 2048)
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
     (directory / "private.pem").write_bytes(private.private_bytes(pem, pkcs8, serialization.NoEncryption()))
@@ -58,7 +81,7 @@ def make_place(directory: Path, label: str) -> Place:
     (directory / "pin").write_text("1234\n")
     (directory / "pin").chmod(0o600)
     softhsm = SoftHSM(directory / "softhsm")
-    place = Place(directory, tuple(softhsm.token(f"{label}-{index}") for index in range(2)))
+    place = Place(directory, tuple(softhsm.token(f"{label}-{index}") for index in range(members)))
     uris = [f"pkcs11:token={token.label}?module-path={MODULE}" for token in place.tokens]
     words = ["group", "create", label, *uris, "--pin-source", f"file:{place.pin}", "--config", str(place.conf)]
     words += ["--environment", f"SOFTHSM2_CONF={place.tokens[0].conf}"]
@@ -144,7 +167,7 @@ def delete_domain_objects(token: SoftHSMToken, *kinds: str) -> None:
         )
 
 
-def places(tmp_path_factory: pytest.TempPathFactory, label: str) -> Iterator[Callable[[Path], Place]]:
+def places(tmp_path_factory: pytest.TempPathFactory, label: str, members: int) -> Iterator[Callable[[Path], Place]]:
     """For a fixture: copies of one group."""
-    kept = make_place(tmp_path_factory.mktemp("domain"), label)
+    kept = make_place(tmp_path_factory.mktemp("domain"), label, members)
     yield lambda directory: copy_place(kept, directory)

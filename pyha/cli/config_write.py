@@ -22,6 +22,8 @@ def render(configuration: Configuration) -> str:
     too (ValueError)."""
     defaults = Configuration()
     lines = [_pair("ha-only", configuration.ha_only)]
+    if configuration.status_directory is not None:
+        lines.append(_pair("status_directory", configuration.status_directory))
     log = [_pair("to", configuration.log)] if configuration.log != defaults.log else []
     if configuration.log_level != defaults.log_level:
         log.append(_pair("level", configuration.log_level.value))
@@ -50,6 +52,12 @@ def _group(group: GroupSettings) -> Iterator[str]:
             yield f"{mechanism:#x} = {_value(form)}"
     for member in group.members:
         yield from _member(member)
+    if group.domain:
+        yield "\n[group.domain]"
+        for key, fingerprint in group.domain.items():
+            yield _pair(key, fingerprint.check.hex())
+            if fingerprint.proof:
+                yield _pair(f"{key}-proof", fingerprint.proof.hex())
     if group.token is not None:
         yield "\n[group.token]"
         for name in ("manufacturer", "model", "flags", "pin_minimum", "pin_maximum"):

@@ -16,6 +16,7 @@ from pyha.cli import memory, pin, sealing
 from pyha.cli.config import chosen
 from pyha.cli.entering import SharedPin
 from pyha.cli.errors import Mistake
+from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.settings import Role
 from pyha.runtime import config, domain_keys, schema, uri
 from pyha.runtime.assembly import codecs_for, connector
@@ -41,15 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
                 f'not of "{group.label}" (id {group.id.hex()})'
             )
         try:
+            compared = int(_agree("the configuration names", group.domain, backup))
             with _candidate(group, target) as candidate:
                 shared.enter(candidate, group.members[target].uri.pin_source)
                 info = candidate.connection.token_info
-                compared = _compare(group, target, info.serial if info is not None else "", shared, backup)
+                compared += _compare(group, target, info.serial if info is not None else "", shared, backup)
                 restored = restore_onto(candidate, backup, arguments.allow_open_doors)
         except NotServable as reason:
             raise Mistake(str(reason)) from None
     if not compared:
-        _warn("no member could be asked whether these are the group's domain keys: the backup was believed")
+        _warn("nothing says whether these are the group's domain keys: the backup was believed")
     for door in restored.open_doors:
         _warn(f"{candidate.name}: {door}")
     if restored.put:
@@ -138,13 +140,18 @@ def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, 
         except NotServable as reason:
             _warn(f"not compared: {reason}")
             continue
-        for key, expected in backup.fingerprints.items():
-            if told.get(key) and told[key] != expected:
-                raise NotServable(
-                    f"{member.name} holds another {key.value} domain key than the backup: "
-                    f"check value {told[key].hex()}, expected {expected.hex()}"
-                )
-        compared += any(told.values())
+        compared += _agree(f"{member.name} holds", told, backup)
+    return compared
+
+
+def _agree(who: str, told: Fingerprints, backup: Backup) -> bool:
+    """Whether there was anything to compare. Raises NotServable where a key is another than the backup's."""
+    compared = False
+    for key, expected in backup.fingerprints.items():
+        agreed = told[key].agrees(expected) if key in told else None
+        if agreed is False:
+            raise NotServable(f"{who} another {key.value} domain key than the backup: {told[key]}, expected {expected}")
+        compared |= agreed is True
     return compared
 
 

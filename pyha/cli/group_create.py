@@ -18,6 +18,7 @@ from pyha.cli import config_edit, config_write, memory, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import AES_KEYS
+from pyha.ha.fingerprints import Fingerprints, objection
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
 from pyha.runtime import config, domain_keys, founding, schema, uri
 from pyha.runtime.assembly import connector
@@ -55,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         config_edit.checked(replace(before, groups=(*before.groups, settings)))
         pairs = domain_keys.put_domain_keys(candidates, settings.id, values, _takes_rsa(settings))
         try:
+            settings = replace(settings, domain=_proved(candidates, settings.id, sealing.fingerprints(values, pairs)))
             _try_doors(candidates, arguments.allow_open_doors)
             if sealing_key is not None:
                 sealed = sealing.seal(sealing_key, settings.id, settings.label, values, pairs)
@@ -183,6 +185,16 @@ def _takes_rsa(settings: GroupSettings) -> bool:
             file=sys.stderr,
         )
     return takes
+
+
+def _proved(candidates: Sequence[Candidate], group_id: bytes, expected: Fingerprints) -> Fingerprints:
+    """The fingerprints of the new domain keys, once every token has told them. Raises NotServable."""
+    for candidate in candidates:
+        told = domain_keys.fingerprints(candidate.connection, group_id, candidate.deadline())
+        refusal = objection(expected, told)
+        if refusal is not None:
+            raise NotServable(f"{candidate.name}: {refusal}, though the group's was put there")
+    return expected
 
 
 def _try_doors(candidates: Sequence[Candidate], allowed: bool) -> None:

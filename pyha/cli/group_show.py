@@ -92,7 +92,7 @@ def _member(group: GroupSettings, index: int, source: str | None) -> dict[str, A
             values = domain_keys.fingerprints(connection, group.id, candidate.deadline())
             # RSA pairs are not in every group: they are shown where there are any.
             shown = [*AES_KEYS, *(key for key in RSA_KEYS if key in values)]
-            report["domain-keys"] = {key.value: values[key].hex() if key in values else None for key in shown}
+            report["domain-keys"] = {key.value: str(values[key]) if key in values else None for key in shown}
     except (MemberLost, NotServable, SearchFailed, SessionRefused) as reason:
         report["state"], report["reason"] = "CKR_TOKEN_NOT_PRESENT", str(reason)
     finally:

@@ -8,7 +8,6 @@ Source: SEMANTICS.md section 5.
 
 import json
 from collections.abc import Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,11 +15,13 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from pyha.cli import memory
 from pyha.cli.errors import Mistake
 from pyha.cryptoki.values import Buffer
 from pyha.ha.domain import AES_KEYS, RSA_KEYS, DomainKey
+from pyha.ha.fingerprints import KNOWN, Fingerprint, check_of, proof_of
 from pyha.runtime.domain_keys import RsaPair
 from pyha.runtime.restoring import Backup
 
@@ -96,13 +97,25 @@ def open_backup(path: str, key: str, passphrase: bytearray | None = None) -> Bac
     finally:
         memory.overwrite(plain)
     values = {name: page[at * _SIZE : (at + 1) * _SIZE] for at, name in enumerate(AES_KEYS)}
-    fingerprints = {name: check_value(value) for name, value in values.items()}
-    backup = Backup(document["group"], document["id"], values, document["rsa"], fingerprints)
-    if any(document["check-values"].get(name) != fingerprints[name] for name in AES_KEYS):
+    told = fingerprints(values, document["rsa"])
+    backup = Backup(document["group"], document["id"], values, document["rsa"], told)
+    if any(document["check-values"].get(name) != told[name].check for name in AES_KEYS):
         backup.wipe()
         raise Mistake(f"{path} is damaged: its check values are not those of its keys")
-    fingerprints.update({name: sha256(pair.modulus).digest()[:8] for name, pair in backup.pairs.items()})
     return backup
+
+
+def fingerprints(
+    values: Mapping[DomainKey, Buffer], pairs: Mapping[DomainKey, RsaPair]
+) -> dict[DomainKey, Fingerprint]:
+    """What every token that holds these domain keys has to tell of them."""
+    return {
+        **{
+            name: Fingerprint(check_value(value), proof_of(aes_key_wrap(value, KNOWN)))
+            for name, value in values.items()
+        },
+        **{name: Fingerprint(check_of(pair.modulus)) for name, pair in pairs.items()},
+    }
 
 
 def _document(path: str) -> dict[str, Any]:

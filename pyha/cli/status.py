@@ -18,6 +18,7 @@ from pyha.cryptoki.names import rv_name
 from pyha.ha import status
 from pyha.ha.status import MemberView
 from pyha.runtime import config
+from pyha.runtime.settings import Configuration
 
 REFRESH = 1.0
 """Seconds between two looks of --watch."""
@@ -35,9 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 where every member is CKR_OK in every process, else 1."""
-    reader = Reader(places())
+    reader = Reader(places(_configuration().status_directory))
     while True:
-        groups = _groups(reader.look(), arguments.label)
+        groups = _groups(_configuration(), reader.look(), arguments.label)
         if arguments.json:
             text = json.dumps([_json(*group) for group in groups], indent=None if arguments.watch else 2)
         else:
@@ -49,6 +50,13 @@ def run(arguments: argparse.Namespace) -> int:
         time.sleep(REFRESH)
 
 
+def _configuration() -> Configuration:
+    """What is configured now, for what it is good for here: nothing, where the file is not to be used."""
+    with suppress(Mistake, config.ConfigurationError):
+        return config.load(chosen(None))
+    return Configuration()
+
+
 def _show(text: str, in_place: bool) -> None:
     if in_place:
         # Each line is overwritten and its rest cleared, then what is below: nothing flickers.
@@ -58,13 +66,12 @@ def _show(text: str, in_place: bool) -> None:
         print(text, flush=True)
 
 
-def _groups(all_seen: list[Seen], label: str | None) -> list[tuple[str, str, list[Seen]]]:
+def _groups(configuration: Configuration, all_seen: list[Seen], label: str | None) -> list[tuple[str, str, list[Seen]]]:
     """(label, serial, views) a group: those of the configuration in its order, then others that are in use. Raises
     Mistake for a label that none has."""
     groups: dict[tuple[str, str], list[Seen]] = {}
-    with suppress(Mistake, config.ConfigurationError):
-        for settings in config.load(chosen(None)).groups:
-            groups[settings.label, settings.serial] = []
+    for settings in configuration.groups:
+        groups[settings.label, settings.serial] = []
     for seen in all_seen:
         groups.setdefault((seen.view.label, seen.view.serial), []).append(seen)
     found = [(*key, views) for key, views in groups.items() if label in (None, key[0])]

@@ -26,9 +26,10 @@ class Seen:
     written: float
 
 
-def places() -> list[str]:
-    """The directories to look in: the user's own, for root everybody's."""
-    own = noticeboard.places(noticeboard.runtime_directory(os.environ, secure=False))
+def places(configured: str | None = None) -> list[str]:
+    """The directories to look in: the `configured` one, the user's own, for root everybody's."""
+    preferred = noticeboard.Preferred(configured, noticeboard.runtime_directory(os.environ, secure=False))
+    own = noticeboard.places(preferred)
     if os.geteuid() == 0:
         own += sorted(glob.glob("/run/user/*/pyha") + glob.glob("/tmp/pyha-*"))
     return list(dict.fromkeys(own))

@@ -37,6 +37,7 @@ AES_KEYS = (DomainKey.SEALED, DomainKey.OPEN)
 RSA_KEYS = (DomainKey.SEALED_RSA, DomainKey.OPEN_RSA)
 _SEALED = (DomainKey.SEALED, DomainKey.SEALED_RSA)
 RSA_BITS = 3072
+RSA_EXPONENT = b"\1\0\1"
 
 
 class DomainHandles(NamedTuple):

@@ -4,19 +4,22 @@ Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, replace
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.domain import AES_KEYS, DomainHandles, DomainKey, domain_id, domain_search
+from pyha.cryptoki.functions import Route
+from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.ha.domain import AES_KEYS, RSA_EXPONENT, DomainHandles, DomainKey, domain_id, domain_search
+from pyha.ha.fingerprints import Fingerprint, Fingerprints, check_of, majority, needs_proof, objection
 from pyha.ha.group import Cause
 from pyha.ha.identity import number
+from pyha.runtime.domain_proof import proofs
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal
 
-_READ = (ck.CKA_CLASS, ck.CKA_ID, ck.CKA_CHECK_VALUE, ck.CKA_MODULUS)
+_READ = (ck.CKA_CLASS, ck.CKA_ID, ck.CKA_CHECK_VALUE, ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT)
 
 
 class NotAdmitted(Exception):
@@ -25,8 +28,8 @@ class NotAdmitted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DomainKeyOnToken:
-    """A domain key as a token has it. `fingerprint`: an AES key's check value (empty where the token tells none), an
-    RSA pair's first 8 bytes of the SHA-256 of its modulus."""
+    """A domain key as a token has it. `fingerprint`: `fingerprints.Fingerprint.check`, empty where the token tells no
+    check value."""
 
     handles: DomainHandles
     fingerprint: bytes
@@ -48,8 +51,8 @@ def read_domain_keys(connection: Connection, group_id: bytes, deadline: float) -
 
 
 def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, list[Half]]:
-    """Every object of the group's domain keys on a logged-in token. Raises SearchFailed, SessionRefused,
-    MemberLost."""
+    """Every object of the group's domain keys on a logged-in token. Raises NotAdmitted (a public exponent that is not
+    ours), SearchFailed, SessionRefused, MemberLost."""
     ids = {domain_id(group_id, key): key for key in DomainKey}
     halves: dict[DomainKey, list[Half]] = {}
     with housekeeping(connection, deadline) as session:
@@ -59,8 +62,15 @@ def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dic
             if key is None:
                 continue
             modulus = shown.get(ck.CKA_MODULUS)
-            fingerprint = sha256(modulus).digest()[:8] if modulus else shown.get(ck.CKA_CHECK_VALUE, b"")
-            halves.setdefault(key, []).append(Half(real, number(shown.get(ck.CKA_CLASS)), fingerprint))
+            object_class = number(shown.get(ck.CKA_CLASS))
+            if (
+                object_class == ck.CKO_PUBLIC_KEY
+                and shown.get(ck.CKA_PUBLIC_EXPONENT, b"").lstrip(b"\0") != RSA_EXPONENT
+            ):
+                # Under an exponent of 1 "wrapping" would leave a key readable.
+                raise NotAdmitted(f"its {key.value} domain key has another public exponent")
+            fingerprint = check_of(modulus) if modulus else shown.get(ck.CKA_CHECK_VALUE, b"")
+            halves.setdefault(key, []).append(Half(real, object_class, fingerprint))
     return halves
 
 
@@ -81,58 +91,101 @@ def whole(key: DomainKey, halves: Sequence[Half]) -> DomainKeyOnToken:
 
 
 def admit(group: GroupRuntime) -> None:
-    """After the application's login: each member that is in is looked at once; who lacks the keys is out."""
+    """After the application's login: each member that is in is looked at once; who lacks the keys is out. Judged
+    against the configuration's fingerprints; where it has none, against what most members tell."""
     if group.raw:
         return
-    told: list[tuple[int, Connection, dict[DomainKey, bytes]]] = []
+    told: list[tuple[int, Connection, Fingerprints]] = []
     for index, connection in group.present():
         try:
-            told.append((index, connection, locate(group, connection, group.deadline())))
+            told.append((index, connection, _told(group, connection, group.deadline())))
         except NotAdmitted as refusal:
-            group.lost(index, connection.generation, f"not a member any more: {refusal}", Cause.NOT_A_MEMBER)
+            _expel(group, index, connection, str(refusal))
         except (SearchFailed, SessionRefused) as failure:
             # What could not be looked for may well be there: this one comes back by itself.
             group.lost(index, connection.generation, f"its domain keys could not be looked for: {failure}")
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-    expected: dict[DomainKey, bytes] = {}
-    for _, _, fingerprints in told:
-        for key, fingerprint in fingerprints.items():
-            if not expected.get(key):
-                expected[key] = fingerprint
+    group.told_domain = majority([fingerprints for _, _, fingerprints in told])
     for index, connection, fingerprints in told:
-        for key, fingerprint in expected.items():
-            own = fingerprints.get(key)
-            if own is None or (own and own != fingerprint):
-                what = "missing" if own is None else "another one"
-                reason = f"not a member any more: its {key.value} domain key is {what}"
-                group.lost(index, connection.generation, reason, Cause.NOT_A_MEMBER)
-                break
+        refusal_phrase = objection(_expected(group), fingerprints)
+        if refusal_phrase is not None:
+            _expel(group, index, connection, refusal_phrase)
 
 
-def locate(group: GroupRuntime, connection: Connection, deadline: float) -> dict[DomainKey, bytes]:
-    """Find the domain keys on a logged-in member, remember their handles; their fingerprints. RSA pairs may be
-    missing: not every module can hold them. Raises NotAdmitted, SearchFailed, SessionRefused, MemberLost."""
+def _expected(group: GroupRuntime) -> Fingerprints:
+    return group.settings.domain or group.told_domain
+
+
+def _expel(group: GroupRuntime, index: int, connection: Connection, phrase: str) -> None:
+    group.lost(index, connection.generation, f"not a member any more: {phrase}", Cause.NOT_A_MEMBER)
+
+
+def locate(group: GroupRuntime, connection: Connection, deadline: float) -> None:
+    """A member that comes back: its domain keys are found, proved to be the group's, and their handles remembered.
+    Raises NotAdmitted, SearchFailed, SessionRefused, MemberLost."""
+    refusal = objection(_expected(group), _told(group, connection, deadline))
+    if refusal is not None:
+        connection.domain.clear()
+        raise NotAdmitted(refusal)
+    _prove(group, connection, deadline)
+
+
+def _prove(group: GroupRuntime, connection: Connection, deadline: float) -> None:
+    """Raises NotAdmitted where a located AES domain key is proved to be another than the group's; a token that cannot
+    give proofs was judged by its check values. Raises SearchFailed, SessionRefused, MemberLost."""
+    if all(connection.domain[key] in connection.proved for key in AES_KEYS):
+        return
+    try:
+        told = _proved(connection, {key: Fingerprint(b"") for key in AES_KEYS}, deadline)
+    except SearchFailed as failure:
+        if verdict(Route.READ, failure.rv) is Verdict.SUSPECT and connection.alive(deadline):
+            return
+        raise
+    expected = _expected(group)
+    for key, fingerprint in told.items():
+        if key in expected and fingerprint.agrees(expected[key]) is False:
+            connection.domain.clear()
+            raise NotAdmitted(f"its {key.value} domain key is another one")
+
+
+def _told(group: GroupRuntime, connection: Connection, deadline: float) -> Fingerprints:
+    """Find the domain keys on a logged-in member, remember their handles; their fingerprints: what the token tells, and
+    the proof where it tells nothing. RSA pairs may be missing: not every module can hold them. Raises NotAdmitted,
+    SearchFailed, SessionRefused, MemberLost."""
     found = read_domain_keys(connection, group.settings.id, deadline)
     for key in AES_KEYS:
         if key not in found:
             raise NotAdmitted(f"its {key.value} domain key is missing")
     for key, on_token in found.items():
         connection.domain[key] = on_token.handles
-    return {key: on_token.fingerprint for key, on_token in found.items()}
+    told = {key: Fingerprint(on_token.fingerprint) for key, on_token in found.items()}
+    # Where the configuration says nothing, proofs are what all members can be compared by.
+    return _proved(connection, told, deadline) if needs_proof(told) or not group.settings.domain else told
+
+
+def _proved(connection: Connection, told: Fingerprints, deadline: float) -> dict[DomainKey, Fingerprint]:
+    """The fingerprints with the AES keys' proofs. Raises SearchFailed, SessionRefused, MemberLost."""
+    handles = [connection.domain[key] for key in AES_KEYS]
+    found = dict(zip(AES_KEYS, proofs(connection, handles, deadline), strict=True))
+    connection.proved.update(handles)
+    return {key: replace(fingerprint, proof=found.get(key, b"")) for key, fingerprint in told.items()}
 
 
 def domain_handles(
     group: GroupRuntime, connection: Connection, key: DomainKey, deadline: float
 ) -> DomainHandles | None:
-    """A domain key's real handles on this member; None for an RSA pair that it has not. Raises MemberLost where the
-    token is not the group's, SessionRefused, and Refusal where the application is not logged in as user: then no token
-    shows its domain keys."""
+    """A domain key's real handles on this member; None for an RSA pair that it has not. Before the first use on a
+    connection the AES keys are proved: a check value can be made to agree, and this is where a key of the group's would
+    go out under another's. Raises MemberLost where the token is not the group's, SessionRefused, SearchFailed, and
+    Refusal where the application is not logged in as user: then no token shows its domain keys."""
     if group.user != ck.CKU_USER:
         raise Refusal(ck.CKR_USER_NOT_LOGGED_IN, "the domain keys are not seen")
-    if key not in connection.domain:
-        try:
+    try:
+        if key not in connection.domain:
             locate(group, connection, deadline)
-        except NotAdmitted as refusal:
-            raise MemberLost(f"not a member any more: {refusal}") from None
+        elif connection.domain[key] not in connection.proved and key in AES_KEYS:
+            _prove(group, connection, deadline)
+    except NotAdmitted as refusal:
+        raise MemberLost(f"not a member any more: {refusal}") from None
     return connection.domain.get(key)

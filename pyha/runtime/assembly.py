@@ -19,7 +19,7 @@ from pyha.runtime.config import ConfigurationError, find, load
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.naming import slot_id
-from pyha.runtime.noticeboard import runtime_directory
+from pyha.runtime.noticeboard import Preferred, runtime_directory
 from pyha.runtime.reload import Reload, signature
 from pyha.runtime.resident import resident
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
@@ -68,7 +68,7 @@ def groups_of(configuration: Configuration, codecs: Codecs, secure: bool = False
         slot = slot_id(settings.serial, taken)
         taken.add(slot)
         group = GroupRuntime(settings, slot, connector(settings, codecs), own_pin=own_pins(settings, secure))
-        group.status.begin(slot, runtime_directory(os.environ, secure))
+        group.status.begin(slot, Preferred(configuration.status_directory, runtime_directory(os.environ, secure)))
         virtual.append(group)
     if configuration.ha_only:
         return virtual

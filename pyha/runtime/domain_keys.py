@@ -17,6 +17,7 @@ from pyha.ha.domain import (
     AES_KEYS,
     OAEP,
     RSA_BITS,
+    RSA_EXPONENT,
     RSA_KEYS,
     DomainHandles,
     DomainKey,
@@ -24,9 +25,11 @@ from pyha.ha.domain import (
     rsa_private_template,
     rsa_public_template,
 )
+from pyha.ha.fingerprints import Fingerprint
 from pyha.ha.identity import ulong
 from pyha.ha.settings import TokenSnapshot
 from pyha.runtime.admission import NotAdmitted, read_domain_keys
+from pyha.runtime.domain_proof import proofs
 from pyha.runtime.housekeeping import SearchFailed, boolean, create, destroy, housekeeping, make, read_attributes
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.proving import prove_secret
@@ -144,11 +147,10 @@ def _put_pair(candidates: Sequence[Candidate], group_id: bytes, key: DomainKey) 
 
 def _generate_pair(first: Candidate, session: int, key: DomainKey, deadline: float) -> RsaPair:
     connection = first.connection
-    exponent = b"\1\0\1"
     public: Template = (
         boolean(ck.CKA_TOKEN, False),
         Attribute(ck.CKA_MODULUS_BITS, ulong(RSA_BITS)),
-        Attribute(ck.CKA_PUBLIC_EXPONENT, exponent),
+        Attribute(ck.CKA_PUBLIC_EXPONENT, RSA_EXPONENT),
     )
     private = (
         boolean(ck.CKA_TOKEN, False),
@@ -164,7 +166,7 @@ def _generate_pair(first: Candidate, session: int, key: DomainKey, deadline: flo
     padded = Mechanism(ck.CKM_AES_KEY_WRAP_PAD)
     rv, wrapped = connection.call("C_WrapKey", deadline, session, padded, sealed, results[5], Out(8192))
     _expect(first, rv, f"the {key.value} domain key cannot be wrapped")
-    return RsaPair(modulus, exponent, wrapped[4][1])
+    return RsaPair(modulus, RSA_EXPONENT, wrapped[4][1])
 
 
 def place_pair(candidate: Candidate, group_id: bytes, key: DomainKey, pair: RsaPair) -> None:
@@ -253,10 +255,12 @@ def remove_domain_keys(candidates: Sequence[Candidate], kept: Collection[int] = 
         candidate.connection.domain.clear()
 
 
-def fingerprints(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, bytes]:
-    """What tells each domain key on a logged-in token (`admission.DomainKeyOnToken`). Raises NotServable."""
+def fingerprints(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, Fingerprint]:
+    """What tells each domain key on a logged-in token, proofs included. Raises NotServable."""
     try:
         found = read_domain_keys(connection, group_id, deadline)
+        keys = [key for key in AES_KEYS if key in found]
+        proved = dict(zip(keys, proofs(connection, [found[key].handles for key in keys], deadline), strict=True))
     except (NotAdmitted, *_TROUBLE) as reason:
         raise NotServable(f"{connection.name}: {reason}") from None
-    return {key: on_token.fingerprint for key, on_token in found.items()}
+    return {key: Fingerprint(on_token.fingerprint, proved.get(key, b"")) for key, on_token in found.items()}

@@ -20,6 +20,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.ha.administration import DISABLED
+from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
@@ -72,6 +73,7 @@ class GroupRuntime:
         self.sessions: dict[int, VirtualSession] = {}
         self.user: int | None = None  # who the application is logged in as
         self.pin: Any = None
+        self.told_domain: Fingerprints = {}  # what most members told, where the configuration says nothing
         self.mechanisms: dict[int, MechanismSnapshot] | None = None
         self.token_info: TokenInfo | None = None
         if settings.token is not None:

@@ -83,6 +83,7 @@ class Connection:
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
         self.domain: dict[DomainKey, DomainHandles] = {}
+        self.proved: set[DomainHandles] = set()  # of them, those that were seen to be the group's own
         self.logged_in: int | None = None
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link
@@ -390,6 +391,7 @@ class Connection:
             self.logged_in = None
             # Public objects keep their handles, and a session object could not be found again without.
             self.domain.clear()
+            self.proved.clear()
         return rv
 
     def forget_objects(self) -> None:
@@ -397,6 +399,7 @@ class Connection:
         self.bound.clear()
         self.known.clear()
         self.domain.clear()
+        self.proved.clear()
 
     def forget_login(self, since: int, deadline: float) -> None:
         """The module says that nobody is logged in: the anchor and the bindings of that login are void. `since`: the

@@ -52,9 +52,18 @@ def runtime_directory(environ: "os._Environ[str] | dict[str, str]", secure: bool
     return directory if directory.startswith("/") and not secure else None
 
 
-def places(runtime: str | None) -> list[str]:
+class Preferred(NamedTuple):
+    """Directories that come before those that everybody knows. `configured`: by the operator; `runtime`:
+    $XDG_RUNTIME_DIR, where it may be believed."""
+
+    configured: str | None = None
+    runtime: str | None = None
+
+
+def places(preferred: Preferred) -> list[str]:
     """The directories that this user publishes in, the preferred one first. Not kept: users change."""
-    own = [f"{runtime}/pyha"] if runtime is not None else []
+    own = [preferred.configured] if preferred.configured is not None else []
+    own += [f"{preferred.runtime}/pyha"] if preferred.runtime is not None else []
     return [*own, SHARED, f"/tmp/pyha-{os.geteuid()}"]
 
 
@@ -72,13 +81,13 @@ def directory(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def put(runtime: str | None, name: Name, content: bytes, first: bool) -> bool:
+def put(preferred: Preferred, name: Name, content: bytes, first: bool) -> bool:
     """Write a file in the first place that takes it; whether there was one. `first`: nothing was put there before, so
     what the dead have left is cleared."""
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
     if 0 <= limit < len(content):
         return False  # the attempt would be answered with SIGXFSZ, which ends the application
-    for path in places(runtime):
+    for path in places(preferred):
         try:
             with suppress(FileExistsError):
                 os.mkdir(path, 0o700)
@@ -104,9 +113,9 @@ def _write(holder: int, name: str, content: bytes) -> None:
         os.close(descriptor)
 
 
-def take_away(runtime: str | None, name: Name) -> None:
+def take_away(preferred: Preferred, name: Name) -> None:
     """Remove a file wherever it was put, and what readers remember of it."""
-    for path in places(runtime):
+    for path in places(preferred):
         with suppress(OSError), directory(path) as holder:
             _remove(holder, name)
 

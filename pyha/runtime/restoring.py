@@ -13,12 +13,14 @@ from types import TracebackType
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Attribute, Buffer
 from pyha.ha.domain import AES_KEYS, DomainKey, domain_label, is_domain_label
+from pyha.ha.fingerprints import Fingerprint, Fingerprints, objection
 from pyha.ha.identity import ulong
-from pyha.runtime.admission import DomainKeyOnToken, Half, NotAdmitted, find_halves, read_domain_keys, whole
+from pyha.runtime.admission import DomainKeyOnToken, Half, NotAdmitted, find_halves, whole
 from pyha.runtime.domain_keys import (
     Candidate,
     NotServable,
     RsaPair,
+    fingerprints,
     pair_works,
     place_pair,
     place_secret,
@@ -35,13 +37,13 @@ _TROUBLE = (MemberLost, SessionRefused, SearchFailed)
 class Backup:
     """An opened backup. `label`: the group's when it was made. `values`: the AES domain keys, 32 bytes each, in
     writable memory that `wipe` clears. `pairs`: the RSA ones as they are wrapped under the sealed AES key; none in a
-    group without. `fingerprints`: of every key, as `admission.DomainKeyOnToken` has them."""
+    group without. `fingerprints`: of every key, what a token that holds it has to tell."""
 
     label: str
     group_id: bytes
     values: Mapping[DomainKey, Buffer] = field(repr=False)
     pairs: Mapping[DomainKey, RsaPair] = field(repr=False)
-    fingerprints: Mapping[DomainKey, bytes]
+    fingerprints: Fingerprints
 
     def __enter__(self) -> "Backup":
         return self
@@ -116,18 +118,19 @@ def _held(candidate: Candidate, backup: Backup) -> tuple[dict[DomainKey, DomainK
     interrupted left. Raises NotServable where one is another key."""
     try:
         halves = find_halves(candidate.connection, backup.group_id, candidate.deadline())
-    except _TROUBLE as reason:
+    except (NotAdmitted, *_TROUBLE) as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
     held: dict[DomainKey, DomainKeyOnToken] = {}
     stale: list[int] = []
     for key, found in halves.items():
-        expected = backup.fingerprints.get(key, b"")
-        if any(half.fingerprint != expected for half in found):
-            told = ", ".join(half.fingerprint.hex() or "none" for half in found)
-            raise NotServable(
-                f"{candidate.name}: the token holds another {key.value} domain key than the backup: "
-                f"check value {told}, expected {expected.hex() or 'none'}"
-            )
+        expected = backup.fingerprints.get(key, Fingerprint(b""))
+        for half in found:
+            # One that the token tells no check value of is proved afterwards.
+            if half.fingerprint and half.fingerprint != expected.check:
+                raise NotServable(
+                    f"{candidate.name}: the token holds another {key.value} domain key than the backup: "
+                    f"{half.fingerprint.hex()}, expected {expected}"
+                )
         if key not in AES_KEYS and len(found) == 1:
             stale.append(found[0].real)
             continue
@@ -154,13 +157,10 @@ def _remove(candidate: Candidate, stale: list[int]) -> None:
 
 def _compare(candidate: Candidate, backup: Backup) -> None:
     """Raises NotServable where the token does not hold exactly the keys of the backup."""
-    try:
-        found = read_domain_keys(candidate.connection, backup.group_id, candidate.deadline())
-    except (NotAdmitted, *_TROUBLE) as reason:
-        raise NotServable(f"{candidate.name}: {reason}") from None
-    for key, expected in backup.fingerprints.items():
-        if key not in found or found[key].fingerprint != expected:
-            raise NotServable(f"{candidate.name}: its {key.value} domain key is not the backup's afterwards")
+    told = fingerprints(candidate.connection, backup.group_id, candidate.deadline())
+    refusal = objection(backup.fingerprints, told)
+    if refusal is not None:
+        raise NotServable(f"{candidate.name}: {refusal}, though the backup's was put there")
     for key in backup.pairs:
         if not pair_works(candidate, key):
             raise NotServable(f"{candidate.name}: the {key.value} domain key does not unwrap what it should")

@@ -10,6 +10,8 @@ Source: SEMANTICS.md sections 1, 4 and 5; docs/configuration.md.
 from collections.abc import Mapping
 from typing import Any
 
+from pyha.ha.domain import AES_KEYS, DomainKey
+from pyha.ha.fingerprints import Fingerprint
 from pyha.ha.settings import (
     Isolation,
     MechanismSnapshot,
@@ -22,7 +24,7 @@ from pyha.ha.settings import (
 )
 from pyha.runtime import pinsource, uri
 from pyha.runtime.settings import Configuration, GroupSettings, LogLevel, MemberSettings
-from pyha.runtime.table import Table
+from pyha.runtime.table import Check, Table
 
 VENDOR_DEFINED = 0x80000000
 """CKM_VENDOR_DEFINED: the first mechanism whose parameter only the operator can know."""
@@ -38,13 +40,15 @@ def read(document: Mapping[str, Any]) -> tuple[Configuration, tuple[str, ...]]:
     errors: list[str] = []
     table = Table(document, "", errors)
     ha_only = table.flag("ha-only", True)
+    status = table.text("status-directory", "", _absolute) or None
     with table.table("log") as log:
         to = log.text("to", "stderr", _log_target)
         level = log.choice("level", LogLevel, LogLevel.WARNING)
     groups = tuple(_group(entry) for entry in table.tables("group"))
     table.close()
     _distinct(groups, errors)
-    return Configuration(groups=groups, ha_only=ha_only, log=to, log_level=level), tuple(errors)
+    configuration = Configuration(groups=groups, ha_only=ha_only, log=to, log_level=level, status_directory=status)
+    return configuration, tuple(errors)
 
 
 def _group(table: Table) -> GroupSettings:
@@ -72,6 +76,7 @@ def _group(table: Table) -> GroupSettings:
             recovery=_recovery(table.table("recovery")),
             mechanisms=_declared(table.table("mechanisms")),
             token=_token(table.table("token")) if table.has("token") else None,
+            domain=_domain(table.table("domain")) if table.has("domain") else {},
         )
         _members_agree(table, group)
     return group
@@ -191,6 +196,23 @@ def _token(table: Table) -> TokenSnapshot:
         )
 
 
+def _domain(table: Table) -> dict[DomainKey, Fingerprint]:
+    found = {}
+    with table:
+        for key in DomainKey:
+            if key in AES_KEYS:
+                check, proof = (
+                    table.text(key, None, _digits(6), hint=_WRITTEN),
+                    table.text(f"{key}-proof", "", _digits(32)),
+                )
+            elif table.has(key):
+                check, proof = table.text(key, None, _digits(32)), ""
+            else:
+                continue
+            found[key] = Fingerprint(bytes.fromhex(check), bytes.fromhex(proof))
+    return found
+
+
 def _members_agree(table: Table, group: GroupSettings) -> None:
     if not group.members:
         table.complain("member", "is missing: one [[group.member]] for each token")
@@ -247,8 +269,17 @@ def _serial(text: str) -> str | None:
     return _field(16)(text) or (None if text.isascii() else "is not ASCII")
 
 
-def _hexadecimal(text: str) -> str | None:
-    return "is not 32 hexadecimal digits" if len(text) != 32 or text.strip("0123456789abcdefABCDEF") else None
+def _digits(count: int) -> Check:
+    """A check for so many hexadecimal digits."""
+
+    def check(text: str) -> str | None:
+        good = len(text) == count and not text.strip("0123456789abcdefABCDEF")
+        return None if good else f"is not {count} hexadecimal digits"
+
+    return check
+
+
+_hexadecimal = _digits(32)
 
 
 def _no_zero(text: str) -> str | None:
@@ -259,6 +290,10 @@ def _log_target(text: str) -> str | None:
     if text in ("stderr", "syslog", "none") or (text.startswith("file:/") and "\0" not in text):
         return None
     return "is none of stderr, syslog, none, file:/absolute/path"
+
+
+def _absolute(text: str) -> str | None:
+    return None if text.startswith("/") and "\0" not in text else "is not an absolute path"
 
 
 def _version_complaint(text: str) -> str | None:

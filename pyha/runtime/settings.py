@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.settings import Isolation, ParameterForm, RecoverySettings, Role, TokenSnapshot, Unreplicable
 from pyha.runtime.uri import TokenUri
 
@@ -45,7 +46,8 @@ class GroupSettings:
     characters at most. `members`: in configured order, the disabled ones too. `deadline`, `slow_deadline`: seconds for
     an ordinary call on one member, and for one that the table calls slow. `max_in_flight`: calls at once on one member.
     `journal_limit`: bytes of an operation's data that are kept to say them again to another member.
-    `mechanisms`: vendor mechanisms that the operator declares. `token`: None until a member was reached.
+    `mechanisms`: vendor mechanisms that the operator declares. `token`: None until a member was reached. `domain`: the
+    domain keys' fingerprints, empty where nobody wrote them down.
     """
 
     label: str
@@ -61,6 +63,7 @@ class GroupSettings:
     recovery: RecoverySettings = field(default_factory=RecoverySettings)
     mechanisms: Mapping[int, ParameterForm] = field(default_factory=dict, hash=False)
     token: TokenSnapshot | None = None
+    domain: Fingerprints = field(default_factory=dict, hash=False)
 
 
 class LogLevel(StrEnum):
@@ -74,9 +77,11 @@ class LogLevel(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """A whole file. `ha_only`: the members' own slots are hidden. `log`: "stderr", "syslog", "none" or
-    "file:/absolute/path". `log_level`: what is written there."""
+    "file:/absolute/path". `log_level`: what is written there. `status_directory`: absolute, where processes publish
+    their status before they try other places."""
 
     groups: tuple[GroupSettings, ...] = ()
     ha_only: bool = True
     log: str = "stderr"
     log_level: LogLevel = LogLevel.WARNING
+    status_directory: str | None = None

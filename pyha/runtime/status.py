@@ -45,7 +45,7 @@ class Publisher:
         self.settings = settings
         self._clock = clock
         self._lock = threading.Lock()
-        self._runtime: str | None = None
+        self._preferred = noticeboard.Preferred()
         self._name: noticeboard.Name | None = None
         self._executable = (0, 0)
         self._program = "?"
@@ -60,12 +60,11 @@ class Publisher:
             self.errors.append({})
             self._since.append((State.RECOVERING, 0.0))
 
-    def begin(self, slot: int, runtime: str | None) -> None:
-        """From now on what is told is written down, for this slot. `runtime`: $XDG_RUNTIME_DIR, where it may be
-        believed."""
+    def begin(self, slot: int, preferred: noticeboard.Preferred) -> None:
+        """From now on what is told is written down, for this slot."""
         with suppress(OSError):  # without /proc nobody could tell whether we live
             self._name = noticeboard.Name(processes.ourselves(), slot)
-            self._runtime = runtime
+            self._preferred = preferred
             self._program = processes.program(os.getpid())
             self._executable = processes.executable(os.getpid())
 
@@ -78,7 +77,7 @@ class Publisher:
             if self._name is None or content == self._last:
                 return False
             first, self._last = not self._last, content
-            noticeboard.put(self._runtime, self._name, status.encode(content, time.time()), first)
+            noticeboard.put(self._preferred, self._name, status.encode(content, time.time()), first)
             return True
 
     def withdraw(self) -> None:
@@ -87,7 +86,7 @@ class Publisher:
             name, self._name = self._name, None
             self.due = NEVER
             if name is not None and name.process.pid == os.getpid():
-                noticeboard.take_away(self._runtime, name)
+                noticeboard.take_away(self._preferred, name)
 
     def _view(self, value: Group, mode: RecoveryMode) -> status.View:
         settings = self.settings

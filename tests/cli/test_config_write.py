@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from pyha.cli import config_write
 from pyha.cli.errors import Mistake
+from pyha.ha.domain import AES_KEYS, RSA_KEYS, DomainKey
+from pyha.ha.fingerprints import Fingerprint
 from pyha.ha.settings import (
     Isolation,
     MechanismSnapshot,
@@ -56,6 +58,7 @@ def members(draw: st.DrawFn) -> tuple[MemberSettings, ...]:
             name=name,
             role=role,
             enabled=draw(st.booleans()),
+            recover=draw(st.integers(0, 1 << 62)),
             reserved=draw(st.none() | ANY_TEXT),
             environment=draw(
                 st.dictionaries(ANY_TEXT.filter(lambda key: key and "=" not in key), ANY_TEXT, max_size=3)
@@ -65,6 +68,11 @@ def members(draw: st.DrawFn) -> tuple[MemberSettings, ...]:
     )
 
 
+CHECKS = st.builds(Fingerprint, st.binary(min_size=3, max_size=3), st.just(b"") | st.binary(min_size=16, max_size=16))
+PAIRS = st.builds(Fingerprint, st.binary(min_size=16, max_size=16))
+DOMAINS: st.SearchStrategy[dict[DomainKey, Fingerprint]] = st.just({}) | st.fixed_dictionaries(
+    dict.fromkeys(AES_KEYS, CHECKS), optional=dict.fromkeys(RSA_KEYS, PAIRS)
+)  # fmt: skip
 TOKENS = st.builds(
     TokenSnapshot,
     manufacturer=field(32, 0),
@@ -92,12 +100,14 @@ def groups(draw: st.DrawFn, at: int) -> GroupSettings:
         deadline=short,
         slow_deadline=long,
         max_in_flight=draw(st.integers(1, 4096)),
+        journal_limit=draw(st.integers(0, 1 << 40)),
         unreplicable=draw(st.sampled_from(Unreplicable)),
         recovery=draw(st.builds(RecoverySettings, st.sampled_from(RecoveryMode), SECONDS, st.integers(-1, 1 << 31))),
         mechanisms=draw(
             st.dictionaries(st.integers(1 << 31, (1 << 64) - 1), st.sampled_from(ParameterForm), max_size=3)
         ),
         token=draw(st.none() | TOKENS),
+        domain=draw(DOMAINS),
     )
 
 
@@ -106,6 +116,7 @@ CONFIGURATIONS = st.builds(
     groups=st.integers(0, 2).flatmap(lambda count: st.tuples(*(groups(at) for at in range(count)))),
     ha_only=st.booleans(),
     log=st.sampled_from(["stderr", "syslog", "none"]) | st.builds("file:/{}".format, ANY_TEXT),
+    status_directory=st.none() | st.builds("/{}".format, ANY_TEXT),
 )
 
 

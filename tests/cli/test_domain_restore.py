@@ -4,16 +4,14 @@ was."""
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pyha.abi.native import module_path
-from pyha.cli import chaos_plan, config_write, sealing
+from pyha.cli import chaos_plan, sealing
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import AES_KEYS, DomainKey, domain_id, domain_label
-from pyha.runtime import config
 from tests.application import Template, application
 from tests.chaos import Plan
 from tests.domain_tools import PASSPHRASE, Domain, Place, delete_domain_objects, domain_objects, places
@@ -25,7 +23,7 @@ ALL = ["Private", "Private", "Public", "Public", "Secret", "Secret"]
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Place]]:
-    yield from places(tmp_path_factory, "restored")
+    yield from places(tmp_path_factory, "restored", 2)
 
 
 @pytest.fixture
@@ -48,13 +46,11 @@ def test_a_member_that_lost_its_keys_gets_them_back_and_serves(domain: Domain) -
     assert (status, err) == (0, "")
     assert out == "restored-1: restored sealed, open, sealed-rsa, open-rsa\n"
     assert domain_objects(lost) == domain_objects(domain.place.tokens[0]) == ALL
-    log = domain.place.directory / "log"
-    logging = replace(config.load(str(domain.place.conf)), log=f"file:{log}")
-    config_write.write(str(domain.place.conf), config_write.render(logging))
+    domain.place.reconfigure()
     with application(module_path(), {"PYHA_CONF": str(domain.place.conf)}, "restored", "1234") as app:
         template = {ck.CKA_VALUE_LEN: 32, ck.CKA_TOKEN: True, ck.CKA_EXTRACTABLE: False, ck.CKA_SENSITIVE: True}
         app.generate(ck.CKM_AES_KEY_GEN, template)
-    assert not log.exists() or "restored-1" not in log.read_text(), "the member is in"
+    assert "restored-1 lost" not in domain.place.logged()
 
 
 def test_a_second_restore_does_nothing_and_an_interrupted_one_is_completed(domain: Domain) -> None:
@@ -107,6 +103,10 @@ def test_a_backup_of_other_keys_is_refused_by_the_member_that_holds_the_right_on
     domain.place.backup.write_text(forged)
     status, out, err = domain.restore("restored-1", label="restored")
     assert (status, out) == (2, "")
+    assert "the configuration names another sealed domain key than the backup" in err
+    domain.place.reconfigure(domain={})
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert (status, out) == (2, "")
     assert "restored-0 holds another sealed domain key than the backup" in err
     assert domain_objects(lost) == []
 
@@ -115,7 +115,7 @@ def test_a_token_with_other_keys_is_refused_and_left_alone(domain: Domain) -> No
     uri, environment = _new_token(domain)
     key: Template = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(32)}
     for identity, says in ((bytes(16), "the token is a member of another group"), (None, "holds another open domain")):
-        group_id = identity or config.load(str(domain.place.conf)).groups[0].id
+        group_id = identity or domain.place.group.id
         named = {ck.CKA_LABEL: domain_label(group_id), ck.CKA_ID: domain_id(group_id, DomainKey.OPEN)}
         with application(MODULE, domain.place.tokens[0].environment, "replacement", "1234") as app:
             made = app.create({**key, **named, ck.CKA_TOKEN: True, ck.CKA_PRIVATE: True})
@@ -168,6 +168,11 @@ def test_nothing_to_compare_with_is_said(domain: Domain) -> None:
     store = domain.place.tokens[0].conf.parent / "tokens"
     (first,) = (each for each in store.iterdir() if domain.place.tokens[0].serial[-8:] in each.name.replace("-", ""))
     shutil.rmtree(first)
+    status, out, err = domain.restore("restored-1", label="restored")
+    assert status == 0
+    assert "not compared" in err
+    assert "believed" not in err, "the configuration has their fingerprints"
+    domain.place.reconfigure(domain={})
     status, out, err = domain.restore("restored-1", label="restored")
     assert status == 0
     assert "holds the domain keys already" in out

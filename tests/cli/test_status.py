@@ -34,7 +34,7 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
     """publish(members..., label="payments") writes a file as this process would."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setenv("PYHA_CONF", "/no/such/file")
-    monkeypatch.setattr(noticeboard, "places", lambda runtime: [f"{runtime}/pyha"])
+    monkeypatch.setattr(noticeboard, "places", lambda preferred: [f"{preferred.runtime}/pyha"])
     monkeypatch.setattr("glob.glob", lambda pattern: [])
     (tmp_path / "pyha").mkdir(0o700)
 

@@ -1,6 +1,7 @@
 """Running applications follow their configuration, without a failed call and without a restart."""
 
 import hashlib
+import json
 import os
 import signal
 import threading
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +157,41 @@ def test_what_was_begun_on_a_member_ends_there_after_its_removal(group: Group) -
         assert (rv, digest) == (OK, hashlib.sha256(6 * data).digest())
         gone(made, 0)
         assert app.random(session)[0] == OK
+
+
+@pytest.mark.parametrize(("limit", "answer"), [(1 << 10, ck.CKR_DEVICE_ERROR), (1 << 12, OK)])
+def test_the_journal_limit_says_what_can_move_to_another_member(group: Group, limit: int, answer: int) -> None:
+    made = made_of(group, MANUAL, members=1, standby=1)
+    made.reconfigure(lambda now: replace(now, journal_limit=limit))
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        assert app.start("Digest", session, ck.CKM_SHA256) == OK
+        assert app.feed("DigestUpdate", session, bytes(1 << 11)) == OK
+        os.kill(helpers(LABEL)[f"{LABEL}-0"], signal.SIGKILL)
+        assert app.out("DigestFinal", session)[0] == answer
+
+
+def test_the_status_is_where_the_operator_wants_it_and_without_removed_members(
+    group: Group, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = made_of(group)
+    board = tmp_path / "board"
+    written = replace(config.load(str(made.conf)), status_directory=str(board))
+    config_write.write(str(made.conf), config_write.render(written))
+    monkeypatch.setenv("PYHA_CONF", str(made.conf))
+
+    def status() -> tuple[int, list[str]]:
+        capsys.readouterr()
+        code = main(["status", LABEL, "--json"])
+        (process,) = json.loads(capsys.readouterr().out)[0]["processes"]
+        return code, [member["name"] for member in process["members"]]
+
+    with client(made.module, made.environment) as app:
+        app.logged_in(app.slot_of(LABEL))
+        assert [path.name.split(".")[0] for path in board.iterdir()] == [str(app.pid())]
+        pyha(made, "remove", f"{LABEL}-0")
+        gone(made, 0)
+        assert status() == (0, [f"{LABEL}-1", f"{LABEL}-2"])
 
 
 def test_a_group_that_is_configured_no_more_serves_on(group: Group) -> None:

@@ -109,14 +109,14 @@ def board(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def nowhere_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the directory of the test."""
-    monkeypatch.setattr(noticeboard, "places", lambda runtime: [f"{runtime}/pyha"] if runtime else [])
+    monkeypatch.setattr(noticeboard, "places", lambda preferred: [f"{preferred.runtime}/pyha"])
 
 
 @pytest.fixture
 def publisher(runtime: str) -> Iterator[Publisher]:
     members = tuple(MemberSettings(TokenUri(serial=f"{index}"), f"m{index}") for index in range(2))
     made = Publisher(GroupSettings("group", bytes(16), "1599447001", members), time.monotonic)
-    made.begin(7, runtime)
+    made.begin(7, noticeboard.Preferred(runtime=runtime))
     yield made
     made.withdraw()
 
@@ -296,6 +296,13 @@ def test_a_process_that_became_another_program_is_not_believed(
     publisher.publish(GROUP, RecoveryMode.BACKGROUND)
     monkeypatch.setattr(processes, "executable", lambda pid: (0, 1))
     assert codes(Reader([str(board)])) == []
+
+
+def test_the_configured_directory_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the directories as they are
+    places = noticeboard.places(noticeboard.Preferred("/srv/status", "/run/user/1"))
+    assert places == ["/srv/status", "/run/user/1/pyha", "/run/pyha", f"/tmp/pyha-{os.geteuid()}"]
+    assert noticeboard.places(noticeboard.Preferred()) == places[2:]
 
 
 def test_under_at_secure_the_callers_directory_is_not_believed() -> None:

@@ -1,0 +1,174 @@
+"""A token with other domain keys than the group's is no member, whichever it is and however well the other key is
+made."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
+
+from pyha.abi.native import module_path
+from pyha.cli import chaos_plan, sealing
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.values import Template as Attributes
+from pyha.ha.domain import AES_KEYS, DomainKey, aes_template, domain_id
+from pyha.ha.fingerprints import Fingerprint
+from tests.application import Application, Template, application
+from tests.chaos import Plan
+from tests.domain_tools import Place, places
+from tests.softhsm import MODULE
+
+OTHER = bytes(range(100, 132))
+KEY: Template = {
+    ck.CKA_VALUE_LEN: 32,
+    ck.CKA_TOKEN: True,
+    ck.CKA_SENSITIVE: True,
+    ck.CKA_EXTRACTABLE: False,
+    ck.CKA_LABEL: b"made",
+}
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Path], Place]]:
+    yield from places(tmp_path_factory, "admitted", 3)
+
+
+@pytest.fixture
+def place(make: Callable[[Path], Place], tmp_path: Path) -> Place:
+    made = make(tmp_path / "place")
+    made.reconfigure()
+    return made
+
+
+def _plain(template: Attributes) -> Template:
+    return {each.type: _plain(each.value) if isinstance(each.value, tuple) else each.value for each in template}
+
+
+def put(place: Place, index: int, value: bytes, untold: bool = False) -> None:
+    """This value in place of a member's sealed domain key. `untold`: so that SoftHSM shows no check value of it."""
+    token = place.tokens[index]
+    group_id = place.group.id
+    named = {ck.CKA_ID: domain_id(group_id, DomainKey.SEALED)}
+    template = _plain(aes_template(group_id, DomainKey.SEALED))
+    with application(MODULE, token.environment, token.label, token.pin) as app:
+        (before,) = app.find({**named, ck.CKA_CLASS: ck.CKO_SECRET_KEY})
+        app.destroy(before)
+        if not untold:
+            app.create({**template, ck.CKA_VALUE: value})
+            return
+        transport = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(32)}
+        wrapping = app.create({**transport, ck.CKA_TOKEN: False, ck.CKA_UNWRAP: True})
+        made = app.unwrap(ck.CKM_AES_KEY_WRAP, wrapping, aes_key_wrap(bytes(32), value), template)
+        assert not app.read(made, ck.CKA_CHECK_VALUE)[ck.CKA_CHECK_VALUE]
+
+
+def true_value(place: Place) -> bytes:
+    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+        return bytes(backup.values[DomainKey.SEALED])
+
+
+def use(place: Place) -> AbstractContextManager[Application]:
+    return application(module_path(), {"PYHA_CONF": str(place.conf)}, "admitted", "1234")
+
+
+def holders(place: Place) -> list[int]:
+    """The members on whose tokens the key of the test is."""
+    found = []
+    for index, token in enumerate(place.tokens):
+        with application(MODULE, token.environment, token.label, token.pin) as app:
+            if app.find({ck.CKA_LABEL: b"made"}):
+                found.append(index)
+    return found
+
+
+@pytest.mark.parametrize("written_down", [True, False])
+def test_the_first_member_is_out_where_it_is_the_one_with_another_key(place: Place, written_down: bool) -> None:
+    put(place, 0, OTHER)
+    if not written_down:
+        place.reconfigure(domain={})
+    with use(place) as app:
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+    out = "member admitted-0 lost: not a member any more: its sealed domain key is another one"
+    assert out in place.logged()
+    assert place.logged().count(" lost: ") == 1
+    assert holders(place) == [1, 2]
+
+
+def test_all_other_members_may_be_wrong(place: Place) -> None:
+    put(place, 1, OTHER)
+    put(place, 2, OTHER)
+    with use(place) as app:
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+    assert holders(place) == [0]
+
+
+@pytest.mark.parametrize("written_down", [True, False])
+def test_a_key_without_check_value_is_proved(place: Place, written_down: bool) -> None:
+    put(place, 1, true_value(place), untold=True)
+    put(place, 2, OTHER, untold=True)
+    if not written_down:
+        place.reconfigure(domain={})
+    with use(place) as app:
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+    assert "member admitted-2 lost: not a member any more: its sealed domain key is another one" in place.logged()
+    assert place.logged().count(" lost: ") == 1
+    assert holders(place) == [0, 1]
+
+
+def test_a_key_that_is_made_to_have_the_same_check_value_wraps_nothing(place: Place) -> None:
+    # What 16 million tries would find: here the written check value is made to agree instead.
+    put(place, 0, OTHER)
+    check = sealing.check_value(bytearray(OTHER))
+    for index in (1, 2):
+        put(place, index, true_value(place), untold=True)
+    expected = dict(place.group.domain)
+    expected[DomainKey.SEALED] = replace(expected[DomainKey.SEALED], check=check)
+    place.reconfigure(domain=expected)
+    with use(place) as app:
+        assert "admitted-0" not in place.logged(), "its check value is the one that is expected"
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+    assert "member admitted-0 lost: not a member any more: its sealed domain key is another one" in place.logged()
+    assert holders(place) == [1, 2]
+
+
+def test_login_costs_no_proof_where_check_values_are_told(place: Place, tmp_path: Path) -> None:
+    plan = Plan(tmp_path / "plan")
+    plan.set("C_WrapKey -> delay 0")
+    first, *others = place.group.members
+    module = replace(first.uri, module_path=chaos_plan.chaos_module())
+    place.reconfigure(
+        members=(replace(first, uri=module, environment={**first.environment, **plan.environment}), *others)
+    )
+    with use(place) as app:
+        assert plan.fired() == []
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+        once = plan.fired()
+        assert len(once) >= len(AES_KEYS)
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+        assert len(plan.fired()) < 2 * len(once), "the second key needs no proof"
+    assert "lost" not in place.logged()
+
+
+def test_the_public_exponent_is_looked_at(place: Place) -> None:
+    # Under an exponent of 1 wrapping hides nothing.
+    token = place.tokens[0]
+    named = {ck.CKA_ID: domain_id(place.group.id, DomainKey.SEALED_RSA), ck.CKA_CLASS: ck.CKO_PUBLIC_KEY}
+    with application(MODULE, token.environment, token.label, token.pin) as app:
+        (before,) = app.find(named)
+        kept = app.read(before, ck.CKA_MODULUS, ck.CKA_LABEL, ck.CKA_ID)
+        app.destroy(before)
+        weak = {ck.CKA_KEY_TYPE: ck.CKK_RSA, ck.CKA_PUBLIC_EXPONENT: b"\1", ck.CKA_TOKEN: True, ck.CKA_PRIVATE: True}
+        app.create({**kept, ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **weak})
+    with use(place) as app:
+        app.generate(ck.CKM_AES_KEY_GEN, KEY)
+    assert "admitted-0 lost: not a member any more: its sealed-rsa domain key has another public exp" in place.logged()
+    assert holders(place) == [1, 2]
+
+
+def test_creation_writes_the_fingerprints_down(place: Place) -> None:
+    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+        assert dict(place.group.domain) == dict(backup.fingerprints)
+    assert all(fingerprint != Fingerprint(b"") for fingerprint in place.group.domain.values())
+    assert all(place.group.domain[key].proof for key in AES_KEYS)
