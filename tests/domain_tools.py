@@ -3,7 +3,7 @@
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,16 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
-from pyha.cli import config_write
+from pyha.cli import config_write, sealing
 from pyha.cli.main import main
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.values import Template as Attributes
+from pyha.ha.domain import DomainKey, aes_template, domain_id
 from pyha.runtime import config
 from pyha.runtime.settings import GroupSettings, LogLevel
+from tests.application import Template, application
 from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
 
 PASSPHRASE = b"correct horse"
@@ -165,6 +170,37 @@ def delete_domain_objects(token: SoftHSMToken, *kinds: str) -> None:
             capture_output=True,
             check=True,
         )
+
+
+def _plain(template: Attributes) -> Template:
+    return {each.type: _plain(each.value) if isinstance(each.value, tuple) else each.value for each in template}
+
+
+def put_sealed(
+    place: Place, index: int, value: bytes, untold: bool = False, changes: Mapping[int, Any] | None = None
+) -> None:
+    """This value in place of a member's sealed domain key. `untold`: so that SoftHSM shows no check value of it.
+    `changes`: of its attributes; None for one that it shall not have."""
+    token = place.tokens[index]
+    named = {ck.CKA_ID: domain_id(place.group.id, DomainKey.SEALED)}
+    full = {**_plain(aes_template(place.group.id, DomainKey.SEALED)), **(changes or {})}
+    template = {kind: wanted for kind, wanted in full.items() if wanted is not None}
+    with application(MODULE, token.environment, token.label, token.pin) as app:
+        (before,) = app.find({**named, ck.CKA_CLASS: ck.CKO_SECRET_KEY})
+        app.destroy(before)
+        if not untold:
+            app.create({**template, ck.CKA_VALUE: value})
+            return
+        transport = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(32)}
+        wrapping = app.create({**transport, ck.CKA_TOKEN: False, ck.CKA_UNWRAP: True})
+        made = app.unwrap(ck.CKM_AES_KEY_WRAP, wrapping, aes_key_wrap(bytes(32), value), template)
+        assert not app.read(made, ck.CKA_CHECK_VALUE)[ck.CKA_CHECK_VALUE]
+
+
+def sealed_value(place: Place) -> bytes:
+    """The value of the sealed domain key, out of the backup."""
+    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+        return bytes(backup.values[DomainKey.SEALED])
 
 
 def places(tmp_path_factory: pytest.TempPathFactory, label: str, members: int) -> Iterator[Callable[[Path], Place]]:

@@ -56,6 +56,18 @@ def chosen(file: str | None) -> str:
     return path
 
 
+def group_named(file: str | None, label: str) -> GroupSettings:
+    """The group of this label in the file that `chosen` finds. Raises Mistake."""
+    try:
+        groups = config.load(chosen(file)).groups
+    except config.ConfigurationError as error:
+        raise Mistake(str(error)) from None
+    for group in groups:
+        if group.label == label:
+            return group
+    raise Mistake(f'there is no group "{label}"')
+
+
 def _members(configuration: Configuration) -> Iterator[tuple[str, GroupSettings, MemberSettings]]:
     for at, group in enumerate(configuration.groups):
         for index, member in enumerate(group.members):

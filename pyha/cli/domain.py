@@ -1,4 +1,4 @@
-"""`pyha domain restore`: its arguments.
+"""`pyha domain restore | show | verify`: their arguments.
 
 What the commands do is in modules of their own, which need the built shim and are imported when they run.
 """
@@ -10,7 +10,7 @@ from pyha.cli.errors import Mistake
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`restore`."""
+    """`restore`, `show` and `verify`."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     about = "put the domain keys of a backup onto a member that lacks them"
     restore = actions.add_parser("restore", help=about, description=about)
@@ -31,6 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     restore.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
     _common(restore)
     restore.set_defaults(run=_run_restore)
+    about = "the domain keys' fingerprints on each member, and whether they agree"
+    show = actions.add_parser("show", help=about, description=about)
+    show.add_argument("label", help="label of the group")
+    show.add_argument("--json", action="store_true", help="for programs")
+    _common(show)
+    show.set_defaults(run=_run_show)
+    about = "try every way in which the domain keys could be misused, on each member"
+    verify = actions.add_parser("verify", help=about, description=about)
+    verify.add_argument("label", help="label of the group")
+    verify.add_argument("--json", action="store_true", help="for programs")
+    _common(verify)
+    verify.set_defaults(run=_run_verify)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +57,14 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 def _run_restore(arguments: argparse.Namespace) -> int:
     return _run("domain_restore", "run", arguments)
+
+
+def _run_show(arguments: argparse.Namespace) -> int:
+    return _run("domain_show", "run", arguments)
+
+
+def _run_verify(arguments: argparse.Namespace) -> int:
+    return _run("domain_verify", "run", arguments)
 
 
 def _run(module: str, function: str, arguments: argparse.Namespace) -> int:

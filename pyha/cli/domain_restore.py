@@ -13,14 +13,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from pyha.cli import memory, pin, sealing
-from pyha.cli.config import chosen
-from pyha.cli.entering import SharedPin
+from pyha.cli.config import group_named
+from pyha.cli.entering import SharedPin, candidate_of
 from pyha.cli.errors import Mistake
 from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.settings import Role
-from pyha.runtime import config, domain_keys, schema, uri
-from pyha.runtime.assembly import codecs_for, connector
-from pyha.runtime.domain_keys import Candidate, NotServable
+from pyha.runtime import domain_keys, schema, uri
+from pyha.runtime.domain_keys import NotServable
 from pyha.runtime.restoring import Backup, restore_onto
 from pyha.runtime.settings import GroupSettings, MemberSettings
 
@@ -29,7 +28,7 @@ _PREFIX = "pkcs11:"
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 where the token holds the keys now. Raises Mistake."""
-    group = configured(arguments.config, arguments.label)
+    group = group_named(arguments.config, arguments.label)
     group, target = _with_target(group, arguments.target, arguments.environment)
     memory.protect()
     with (
@@ -43,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         try:
             compared = int(_agree("the configuration names", group.domain, backup))
-            with _candidate(group, target) as candidate:
+            with candidate_of(group, target) as candidate:
                 shared.enter(candidate, group.members[target].uri.pin_source)
                 info = candidate.connection.token_info
                 compared += _compare(group, target, info.serial if info is not None else "", shared, backup)
@@ -59,18 +58,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(f"{candidate.name}: holds the domain keys already")
     return 0
-
-
-def configured(path: str | None, label: str) -> GroupSettings:
-    """The group of this label in the configuration. Raises Mistake."""
-    try:
-        groups = config.load(chosen(path)).groups
-    except config.ConfigurationError as error:
-        raise Mistake(str(error)) from None
-    for group in groups:
-        if group.label == label:
-            return group
-    raise Mistake(f'there is no group "{label}"')
 
 
 @contextmanager
@@ -116,16 +103,6 @@ def _setting(text: str) -> tuple[str, str]:
     return name, value
 
 
-@contextmanager
-def _candidate(group: GroupSettings, index: int) -> Iterator[Candidate]:
-    """A connection of the command's own, closed at the end."""
-    candidate = Candidate(connector(group, codecs_for((group,)))(index, 1), group.deadline)
-    try:
-        yield candidate
-    finally:
-        candidate.connection.close(candidate.deadline())
-
-
 def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, backup: Backup) -> int:
     """How many other members hold the backup's keys; who cannot be asked is named. Raises NotServable where one holds
     others."""
@@ -134,7 +111,7 @@ def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, 
         if index == target or member.uri.serial == serial or not member.enabled:
             continue
         try:
-            with _candidate(group, index) as other:
+            with candidate_of(group, index) as other:
                 shared.enter(other, member.uri.pin_source)
                 told = domain_keys.fingerprints(other.connection, group.id, other.deadline())
         except NotServable as reason:

@@ -1,14 +1,28 @@
-"""Logging in to several members from a command, so that a wrong PIN costs one try on one token.
+"""Reaching a group's members from a command, and logging in so that a wrong PIN costs one try on one token.
 
 Source: SEMANTICS.md section 2 (login).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from pyha.cli import memory, pin
 from pyha.runtime import founding
+from pyha.runtime.assembly import codecs_for, connector
 from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.founding import PinRefused
+from pyha.runtime.settings import GroupSettings
+
+
+@contextmanager
+def candidate_of(group: GroupSettings, index: int) -> Iterator[Candidate]:
+    """A connection of the command's own to one member, not connected yet, closed at the end."""
+    candidate = Candidate(connector(group, codecs_for((group,)))(index, 1), group.deadline)
+    try:
+        yield candidate
+    finally:
+        candidate.connection.close(candidate.deadline())
 
 
 class SharedPin:

@@ -18,7 +18,7 @@ from pyha.cli.errors import Mistake
 COMMANDS = {
     "chaos": ("pyha.cli.chaos", "faults for rehearsals: plans that a member's module obeys"),
     "config": ("pyha.cli.config", "check the configuration"),
-    "domain": ("pyha.cli.domain", "domain keys: restore them from a backup"),
+    "domain": ("pyha.cli.domain", "domain keys: compare them, try their doors, restore them"),
     "group": ("pyha.cli.group", "make and show groups"),
     "module-path": ("pyha.cli.module_path", "print where the PKCS #11 module is"),
     "status": ("pyha.cli.status", "how the processes that use a group see its members"),

@@ -71,7 +71,7 @@ def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dic
                 raise NotAdmitted(f"its {key.value} domain key has another public exponent")
             fingerprint = check_of(modulus) if modulus else shown.get(ck.CKA_CHECK_VALUE, b"")
             halves.setdefault(key, []).append(Half(real, object_class, fingerprint))
-    return halves
+    return {key: halves[key] for key in DomainKey if key in halves}
 
 
 def whole(key: DomainKey, halves: Sequence[Half]) -> DomainKeyOnToken:

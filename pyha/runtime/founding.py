@@ -7,29 +7,25 @@ Sources: SEMANTICS.md section 5 (domain keys; group creation tries the doors); R
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
+from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.domain import (
-    AES_KEYS,
     APPLICATION,
-    OAEP,
-    DomainKey,
     is_domain_label,
     record_search,
-    wrapping_mechanism,
 )
 from pyha.ha.identity import ulong
 from pyha.runtime.domain_keys import Candidate, NotServable
+from pyha.runtime.doors import DoorState, try_doors
 from pyha.runtime.housekeeping import (
     SearchFailed,
     boolean,
     create,
     destroy,
     housekeeping,
-    make,
     read_attributes,
     search,
 )
-from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
+from pyha.runtime.member import LoginRefused, MemberLost, SessionRefused
 
 
 class PinRefused(NotServable):
@@ -82,68 +78,9 @@ def require_new(candidate: Candidate) -> int:
 
 
 def open_doors(candidate: Candidate) -> tuple[str, ...]:
-    """The ways by which a holder of the PIN could undo the domain keys' protection on this token; empty where all are
-    shut. Raises NotServable."""
-    try:
-        deadline = candidate.deadline()
-        session = candidate.connection.open_session(deadline)
-        try:
-            return tuple(_doors(candidate.connection, session, deadline))
-        finally:
-            candidate.connection.discard(session, deadline)
-    except (MemberLost, SessionRefused) as reason:
-        raise NotServable(f"{candidate.name}: {reason}") from None
-
-
-def _doors(connection: Connection, session: int, deadline: float) -> list[str]:
-    found = []
-    decrypt: Template = (boolean(ck.CKA_DECRYPT, True),)
-    copy = (boolean(ck.CKA_TOKEN, False), *decrypt)
-    for key, (_, real) in connection.domain.items():
-        if connection.call("C_SetAttributeValue", deadline, session, real, decrypt)[0] == ck.CKR_OK:
-            found.append(f"the {key.value} domain key can be given CKA_DECRYPT")
-        if make(connection, "C_CopyObject", deadline, session, real, copy, None)[0] == ck.CKR_OK:
-            found.append(f"the {key.value} domain key can be copied with CKA_DECRYPT")
-        other = connection.domain[DomainKey.OPEN if key is DomainKey.SEALED else DomainKey.SEALED].wrapping
-        padded = Mechanism(ck.CKM_AES_KEY_WRAP_PAD)
-        if connection.call("C_WrapKey", deadline, session, padded, other, real, Out(8192))[0] == ck.CKR_OK:
-            found.append(f"the {key.value} domain key can be wrapped out")
-        by_hand = Mechanism(ck.CKM_AES_ECB) if key in AES_KEYS else OAEP
-        if connection.call("C_DecryptInit", deadline, session, by_hand, real)[0] == ck.CKR_OK:
-            found.append(f"the {key.value} domain key can decrypt")
-            connection.call("C_Decrypt", deadline, session, bytes(16), Out(1024))
-    for key in (DomainKey.SEALED, DomainKey.SEALED_RSA):
-        if key in connection.domain and _unseals(connection, session, key, deadline):
-            found.append(f"the {key.value} domain key unwraps keys as extractable")
-    return found
-
-
-def _unseals(connection: Connection, session: int, key: DomainKey, deadline: float) -> bool:
-    """Whether a key that was wrapped under a sealed domain key comes back extractable."""
-    handles = connection.domain[key]
-    mechanism = wrapping_mechanism(ck.CKM_AES_KEY_WRAP if key in AES_KEYS else ck.CKM_RSA_PKCS_OAEP)
-    template = (
-        boolean(ck.CKA_TOKEN, False),
-        boolean(ck.CKA_EXTRACTABLE, True),
-        boolean(ck.CKA_SENSITIVE, True),
-        Attribute(ck.CKA_VALUE_LEN, ulong(32)),
-    )
-    rv, trial = make(connection, "C_GenerateKey", deadline, session, Mechanism(ck.CKM_AES_KEY_GEN), template, None)
-    if rv != ck.CKR_OK:
-        return False
-    rv, results = connection.call("C_WrapKey", deadline, session, mechanism, handles.wrapping, trial, Out(1024))
-    if rv != ck.CKR_OK:
-        return False
-    loose = (
-        Attribute(ck.CKA_CLASS, ulong(ck.CKO_SECRET_KEY)),
-        Attribute(ck.CKA_KEY_TYPE, ulong(ck.CKK_AES)),
-        boolean(ck.CKA_TOKEN, False),
-        boolean(ck.CKA_SENSITIVE, False),
-        boolean(ck.CKA_EXTRACTABLE, True),
-    )
-    wrapped = results[4][1]
-    rv, _ = make(connection, "C_UnwrapKey", deadline, session, mechanism, handles.unwrapping, wrapped, loose, None)
-    return rv == ck.CKR_OK
+    """The ways by which a holder of the PIN could undo the domain keys' protection on this token, a phrase each; empty
+    where all are shut. Raises NotServable."""
+    return tuple(str(door) for door in try_doors(candidate) if door.state is DoorState.OPEN)
 
 
 def check_records(candidate: Candidate) -> None:

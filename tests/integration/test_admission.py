@@ -7,17 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from pyha.abi.native import module_path
 from pyha.cli import chaos_plan, sealing
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.values import Template as Attributes
-from pyha.ha.domain import AES_KEYS, DomainKey, aes_template, domain_id
+from pyha.ha.domain import AES_KEYS, DomainKey, domain_id
 from pyha.ha.fingerprints import Fingerprint
 from tests.application import Application, Template, application
 from tests.chaos import Plan
-from tests.domain_tools import Place, places
+from tests.domain_tools import Place, places, put_sealed, sealed_value
 from tests.softhsm import MODULE
 
 OTHER = bytes(range(100, 132))
@@ -42,33 +40,6 @@ def place(make: Callable[[Path], Place], tmp_path: Path) -> Place:
     return made
 
 
-def _plain(template: Attributes) -> Template:
-    return {each.type: _plain(each.value) if isinstance(each.value, tuple) else each.value for each in template}
-
-
-def put(place: Place, index: int, value: bytes, untold: bool = False) -> None:
-    """This value in place of a member's sealed domain key. `untold`: so that SoftHSM shows no check value of it."""
-    token = place.tokens[index]
-    group_id = place.group.id
-    named = {ck.CKA_ID: domain_id(group_id, DomainKey.SEALED)}
-    template = _plain(aes_template(group_id, DomainKey.SEALED))
-    with application(MODULE, token.environment, token.label, token.pin) as app:
-        (before,) = app.find({**named, ck.CKA_CLASS: ck.CKO_SECRET_KEY})
-        app.destroy(before)
-        if not untold:
-            app.create({**template, ck.CKA_VALUE: value})
-            return
-        transport = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(32)}
-        wrapping = app.create({**transport, ck.CKA_TOKEN: False, ck.CKA_UNWRAP: True})
-        made = app.unwrap(ck.CKM_AES_KEY_WRAP, wrapping, aes_key_wrap(bytes(32), value), template)
-        assert not app.read(made, ck.CKA_CHECK_VALUE)[ck.CKA_CHECK_VALUE]
-
-
-def true_value(place: Place) -> bytes:
-    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
-        return bytes(backup.values[DomainKey.SEALED])
-
-
 def use(place: Place) -> AbstractContextManager[Application]:
     return application(module_path(), {"PYHA_CONF": str(place.conf)}, "admitted", "1234")
 
@@ -85,7 +56,7 @@ def holders(place: Place) -> list[int]:
 
 @pytest.mark.parametrize("written_down", [True, False])
 def test_the_first_member_is_out_where_it_is_the_one_with_another_key(place: Place, written_down: bool) -> None:
-    put(place, 0, OTHER)
+    put_sealed(place, 0, OTHER)
     if not written_down:
         place.reconfigure(domain={})
     with use(place) as app:
@@ -97,8 +68,8 @@ def test_the_first_member_is_out_where_it_is_the_one_with_another_key(place: Pla
 
 
 def test_all_other_members_may_be_wrong(place: Place) -> None:
-    put(place, 1, OTHER)
-    put(place, 2, OTHER)
+    put_sealed(place, 1, OTHER)
+    put_sealed(place, 2, OTHER)
     with use(place) as app:
         app.generate(ck.CKM_AES_KEY_GEN, KEY)
     assert holders(place) == [0]
@@ -106,8 +77,8 @@ def test_all_other_members_may_be_wrong(place: Place) -> None:
 
 @pytest.mark.parametrize("written_down", [True, False])
 def test_a_key_without_check_value_is_proved(place: Place, written_down: bool) -> None:
-    put(place, 1, true_value(place), untold=True)
-    put(place, 2, OTHER, untold=True)
+    put_sealed(place, 1, sealed_value(place), untold=True)
+    put_sealed(place, 2, OTHER, untold=True)
     if not written_down:
         place.reconfigure(domain={})
     with use(place) as app:
@@ -119,10 +90,10 @@ def test_a_key_without_check_value_is_proved(place: Place, written_down: bool) -
 
 def test_a_key_that_is_made_to_have_the_same_check_value_wraps_nothing(place: Place) -> None:
     # What 16 million tries would find: here the written check value is made to agree instead.
-    put(place, 0, OTHER)
+    put_sealed(place, 0, OTHER)
     check = sealing.check_value(bytearray(OTHER))
     for index in (1, 2):
-        put(place, index, true_value(place), untold=True)
+        put_sealed(place, index, sealed_value(place), untold=True)
     expected = dict(place.group.domain)
     expected[DomainKey.SEALED] = replace(expected[DomainKey.SEALED], check=check)
     place.reconfigure(domain=expected)
