@@ -39,7 +39,7 @@ def missing(suite: Suite) -> str:
 
 def play(suite: Suite, name: str, directory: Path) -> dict[str, Result]:
     """A suite on a new target: step -> result."""
-    scene = Scene(suite, targets.make(name, directory / "target"), directory / "scratch")
+    scene = Scene(suite, targets.make(name, directory / "target", suite.pinned), directory / "scratch")
     results = {}
     for step in suite.steps:
         results[step.name] = scene.play(step)

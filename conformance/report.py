@@ -50,12 +50,12 @@ def judge(suite: Suite, results: Mapping[str, Mapping[str, Result]], entries: Se
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
-    """A line a suite."""
-    head = ("suite", "steps", "SoftHSM", "3 members", "loss of one", "killed in", "tolerated", "differences")
+    """A line a suite. Seconds: of its steps, summed; suites run beside each other."""
+    head = ("suite", "steps", "SoftHSM", "3 members", "loss of one", "killed in", "tolerated", "seconds", "differences")
     rows: list[tuple[str, ...]] = [head]
     for outcome in outcomes:
         if outcome.missing:
-            rows.append((outcome.suite.name, "not installed", outcome.missing, "", "", "", "", ""))
+            rows.append((outcome.suite.name, "not installed", outcome.missing, *[""] * (len(head) - 3)))
             continue
         steps = len(outcome.suite.steps)
         lost = outcome.results.get(LOSS, {}).values()
@@ -66,6 +66,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
                 *(_good(outcome.results.get(target)) for target in (PLAIN, GROUP, LOSS)),
                 f"{sum(result.killed > 0 for result in lost)} steps",
                 str(len(outcome.differences) - len(outcome.wrong)),
+                f"{sum(each.seconds for steps in outcome.results.values() for each in steps.values()):.0f}",
                 str(len(outcome.wrong)) + (f" +{len(outcome.problems)} problems" if outcome.problems else ""),
             )
         )

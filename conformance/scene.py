@@ -79,7 +79,7 @@ class Scene:
         if step.spared:
             self.target.plan_none()
         else:
-            self.target.plan_loss(step.name, step.changes)
+            self.target.plan_loss(step.name, step.changes or self.suite.pinned)
         before, deaths, said = time.monotonic(), self.target.deaths(), len(self.target.logged())
         self._killed = 0
         try:
@@ -181,11 +181,10 @@ class Scene:
         self._servers.clear()
 
     def lose_member(self) -> int:
-        """Kill the helper of the first member in every server of this scene, where the target is to lose one: how
-        many."""
+        """Kill the helper of one member in every server of this scene, where the target is to lose one: how many."""
         if self.target.name != LOSS:
             return 0
-        title = f"{self.target.label}/{MEMBERS[0]}"
+        title = f"{self.target.label}/{MEMBERS[-1 if self.suite.pinned else 0]}"
         killed = 0
         for process in _processes({server.pid for server in self._servers}):
             with suppress(Unexpected, OSError):

@@ -46,7 +46,8 @@ class Step:
 class Suite:
     """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's,
     for OpenSSL), `node` (packages): what has to be installed. `files`: name -> text, put into the scratch directory,
-    with $MODULE and the like filled in. `environment`: the same for variables."""
+    with $MODULE and the like filled in. `environment`: the same for variables. `pinned`: its keys cannot be cloned, so
+    the group is set to keep them on one member (the first), and it is the last one that is lost."""
 
     name: str
     steps: Sequence[Step]
@@ -56,6 +57,7 @@ class Suite:
     node: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
+    pinned: bool = False
 
 
 class Failed(Exception):

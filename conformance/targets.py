@@ -8,11 +8,15 @@ import re
 import subprocess
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from conformance import tree
+from pyha.cli import config_write
+from pyha.ha.settings import Unreplicable
+from pyha.runtime import config
+from pyha.runtime.settings import GroupSettings, MemberSettings
 
 SOFTHSM = next(
     (
@@ -109,8 +113,9 @@ def clean_environment(home: Path, changes: Mapping[str, str]) -> dict[str, str]:
     return {**kept, "PATH": PATH, "HOME": str(home), "LC_ALL": "C.UTF-8", "TZ": "UTC", **changes}
 
 
-def make(name: str, directory: Path) -> Target:
-    """New tokens, and the group over them. Takes about a second. Raises CalledProcessError."""
+def make(name: str, directory: Path, pinned: bool = False) -> Target:
+    """New tokens, and the group over them; `pinned`: what cannot be cloned is kept on one member. Takes about a second.
+    Raises RuntimeError."""
     (directory / "tokens").mkdir(parents=True)
     conf = directory / "softhsm2.conf"
     # Without reset_on_fork a forked child cannot initialise SoftHSM again: its documented setting for such clients.
@@ -127,6 +132,8 @@ def make(name: str, directory: Path) -> Target:
         _init_token(member, environment)
     environment["PYHA_CONF"] = str(directory / "pyha.toml")
     _make_group(directory, environment)
+    if pinned:
+        _change(environment["PYHA_CONF"], lambda group: replace(group, unreplicable=Unreplicable.PIN))
     if name == LOSS:
         _make_mortal(directory, environment["PYHA_CONF"])
     module = tree.module()
@@ -147,30 +154,27 @@ def _make_group(directory: Path, environment: dict[str, str]) -> None:
     conf.write_text(conf.read_text() + f'\n[log]\nto = "file:{directory}/pyha.log"\nlevel = "notice"\n')
 
 
-def _make_mortal(directory: Path, conf: str) -> None:
-    """Put the module that dies in front of every member's."""
-    # Only here: a run without this target needs neither.
-    from pyha.cli import config_write
-    from pyha.runtime import config
-
-    faulty = _compile_faulty(directory)
+def _change(conf: str, how: Callable[[GroupSettings], GroupSettings]) -> None:
     before = config.load(conf)
     (group,) = before.groups
-    members = tuple(
-        replace(
-            member,
-            uri=replace(member.uri, module_path=faulty),
-            environment={
-                **member.environment,
-                "FAULTY_MODULE": SOFTHSM,
-                "FAULTY_NAME": member.name,
-                "FAULTY_PLAN": str(directory / "plan"),
-                "FAULTY_LOG": str(directory / "deaths"),
-            },
-        )
-        for member in group.members
-    )
-    config_write.write(conf, config_write.render(replace(before, groups=(replace(group, members=members),))))
+    config_write.write(conf, config_write.render(replace(before, groups=(how(group),))))
+
+
+def _make_mortal(directory: Path, conf: str) -> None:
+    """Put the module that dies in front of every member's."""
+    faulty = _compile_faulty(directory)
+
+    def mortal(member: MemberSettings) -> MemberSettings:
+        environment = {
+            **member.environment,
+            "FAULTY_MODULE": SOFTHSM,
+            "FAULTY_NAME": member.name,
+            "FAULTY_PLAN": str(directory / "plan"),
+            "FAULTY_LOG": str(directory / "deaths"),
+        }
+        return replace(member, uri=replace(member.uri, module_path=faulty), environment=environment)
+
+    _change(conf, lambda group: replace(group, members=tuple(mortal(member) for member in group.members)))
 
 
 def _compile_faulty(directory: Path) -> str:

@@ -3,6 +3,7 @@
 from conformance.steps import Suite
 from conformance.suites import (
     curl,
+    ed25519,
     gnutls,
     java_sunpkcs11,
     nginx,
@@ -23,6 +24,7 @@ SUITES: tuple[Suite, ...] = (
     python_clients.PYTHON_PKCS11,
     python_clients.PYKCS11,
     gnutls.SUITE,
+    ed25519.SUITE,
     nss.SUITE,
     p11_kit.SUITE,
     openssh.SUITE,

@@ -330,6 +330,14 @@ def _tests() -> list[Step]:
             keep="",
         ),
         Step("test fork", "$P --test-fork"),
+        Step("list hotplug slots", r"printf '\nx\nx\n' | pkcs11-tool --module $MODULE --test-hotplug"),
+        Step(
+            "wait for hotplug",
+            r"printf 'x\n\n' | pkcs11-tool --module $MODULE --test-hotplug",
+            keep="ERR",
+            limit=5,
+            spared=True,
+        ),
         Step("what is left in the end", "$U --list-objects --type privkey", blocks=True),
     ]
 

@@ -106,7 +106,7 @@ def test_steps_have_names_of_their_own() -> None:
 
 
 def result(step: str, *lines: str, killed: int = 0) -> Result:
-    return Result(step, lines, "\n".join(lines), 0.1, killed, "")
+    return Result(step, lines, "\n".join(lines), 2.0, killed, "")
 
 
 def judged(plain: str, group: str, loss: str, killed: int = 1, fails: str = "") -> report.Outcome:
@@ -122,7 +122,7 @@ def judged(plain: str, group: str, loss: str, killed: int = 1, fails: str = "") 
 def test_a_step_that_differs_fails_the_run_and_is_reported() -> None:
     outcome = judged("exit 0", "exit 0", "exit 1")
     assert report.status([outcome], []) == 1
-    row = ["tool", "1", "1", "ok", "1", "ok", "0", "ok,", "1", "not", "1", "steps", "0", "1"]
+    row = ["tool", "1", "1", "ok", "1", "ok", "0", "ok,", "1", "not", "1", "steps", "0", "6", "1"]
     assert "tool: list: on loss\n    - exit 0\n    + exit 1" in report.details([outcome], [], [])
     assert report.table([outcome]).splitlines()[1].split() == row
 
