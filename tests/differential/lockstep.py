@@ -9,6 +9,7 @@ from typing import Any
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Operation, Route
 from pyha.cryptoki.kinds import Kind
+from tests.differential import own_faults
 from tests.differential.calls import Call, Closed, Gone, K, Result, S, Slot, Taken
 from tests.differential.material import OBJECTS, RANDOM
 from tests.differential.worker import CRASHED, Answer, Worker
@@ -78,6 +79,8 @@ class Difference:
     """A call for an operation of this session has met an error, or there was a logout."""
     nonsense: bool = False
     """The bare module has reported a length that no output can have."""
+    faults: frozenset[int] = frozenset()
+    """Codes for what is wrong with the call by itself, which the slot finds out without a member."""
 
 
 @dataclass
@@ -101,6 +104,8 @@ class Lockstep:
         self._searches: dict[int, tuple[list[Thing], list[Thing]]] = {}
         self._uncertain: set[int] = set()
         self._made = 0
+        self._read_only: set[int] = set()
+        self._logged_in = False
 
     # -- arguments ----------------------------------------------------------------------------------------------
 
@@ -154,6 +159,7 @@ class Lockstep:
         self._made += call.makes is not None
         session = self._session(call)
         searching = session in self._searches
+        faults = frozenset(self._faults(call, session))
         answers = []
         for side, worker in enumerate((self.bare, self.slot)):
             values = self._named(call, [self._handle(value, side) for value in call.arguments])
@@ -168,7 +174,7 @@ class Lockstep:
             )
             uncertain = session in self._uncertain
             subject = self._subject(call)
-            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense)]
+            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense, faults)]
         if bare.rv == CRASHED:
             return [Difference(call, "crash", True, True)]
         return [*self._compared(call, bare, slot), *self._learned(call, session, bare, slot)]
@@ -176,6 +182,27 @@ class Lockstep:
     def _subject(self, call: Call) -> Thing | None:
         """The first object that a call names."""
         return next(filter(None, map(self._thing, call.arguments)), None)
+
+    def _faults(self, call: Call, session: int) -> set[int]:
+        """Codes for what is wrong with a call before any member is asked."""
+        found = own_faults.of_arguments(call, lambda symbol: self._thing(symbol) is not None)
+        function = BY_NAME[call.name]
+        if call.arguments and isinstance(call.arguments[0], S) and not self.sessions:
+            found.add(ck.CKR_SESSION_HANDLE_INVALID)
+        if call.arguments and call.arguments[0] == Slot(False):
+            found.add(ck.CKR_SLOT_ID_INVALID)
+        goes_on = function.route in (Route.CONTINUE, Route.FINISH) and (session, function.operation) not in self._runs
+        if goes_on or (call.name in ("C_FindObjects", "C_FindObjectsFinal") and session not in self._searches):
+            found.add(ck.CKR_OPERATION_NOT_INITIALIZED)
+        if session in self._read_only and own_faults.writes_token(call, self._on_token):
+            found.add(ck.CKR_SESSION_READ_ONLY)
+        if call.name == "C_Login" and self._logged_in:
+            found |= {ck.CKR_USER_ALREADY_LOGGED_IN, ck.CKR_USER_ANOTHER_ALREADY_LOGGED_IN}
+        return found
+
+    def _on_token(self, symbol: Any) -> bool:
+        thing = self._thing(symbol)
+        return thing is not None and thing.session is None
 
     def _session(self, call: Call) -> int:
         first = call.arguments[0] if call.arguments else None
@@ -228,6 +255,10 @@ class Lockstep:
             return
         if name == "C_OpenSession":
             self.sessions.append([bare.results[3], slot.results[3]])
+            if not call.arguments[1] & ck.CKF_RW_SESSION:
+                self._read_only.add(bare.results[3])
+        elif name == "C_Login":
+            self._logged_in = True
         elif name == "C_CloseSession":
             self._ended(session)
         elif name == "C_CloseAllSessions":
@@ -333,6 +364,7 @@ class Lockstep:
             self._logged_out()
 
     def _logged_out(self) -> None:
+        self._logged_in = False
         self._runs.clear()
         self._uncertain.update(handles[0] for handles in self.sessions)
         for key, thing in list(self.things.items()):
