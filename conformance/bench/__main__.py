@@ -21,7 +21,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a short run: for a look, not for the page")
     parser.add_argument("--part", nargs="+", choices=PARTS, help="only these")
     parser.add_argument("--rounds", type=int, help="slices of each target (7; quick: 3)")
-    parser.add_argument("--slice", type=int, help="milliseconds of one slice (250; quick: 60)")
+    parser.add_argument("--slice", type=int, help="milliseconds of one slice (200; quick: 60)")
     parser.add_argument("--threads", type=int, nargs="+", help="(1 4 16; quick: 1 4)")
     parser.add_argument("--objects", type=int, help="in the store for searches (10000; quick: 1000; 0: no searches)")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS, help="only these")
@@ -39,12 +39,12 @@ def _plan(given: argparse.Namespace) -> Plan:
         parts=given.part or ([SPEED] if given.only else PARTS),
         targets=given.target,
         rounds=given.rounds or (3 if quick else 7),
-        milliseconds=given.slice or (60 if quick else 250),
+        milliseconds=given.slice or (60 if quick else 200),
         threads=given.threads or ((1, 4) if quick else (1, 4, 16)),
         objects=(1000 if quick else 10000) if given.objects is None else given.objects,
         only=given.only,
         latency_milliseconds=500 if quick else 1500,
-        pauses=1 if quick else 5,
+        pauses=1 if quick else 3,
         idle=10 if quick else 20,
     )
 

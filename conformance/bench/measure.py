@@ -36,12 +36,12 @@ class Plan:
     parts: Sequence[str] = PARTS
     targets: Sequence[str] = TARGETS
     rounds: int = 7
-    milliseconds: int = 250
+    milliseconds: int = 200
     threads: Sequence[int] = (1, 4, 16)
     objects: int = 10000
     only: Sequence[str] = ()
     latency_milliseconds: int = 1500
-    pauses: int = 5
+    pauses: int = 3
     idle: float = 20.0
 
 
@@ -71,7 +71,7 @@ class Bench:
         return self.result
 
     def _members(self) -> None:
-        plan = scaling.Plan(self._plan.rounds, self._plan.latency_milliseconds)
+        plan = scaling.Plan(max(self._plan.rounds // 2, 1), self._plan.latency_milliseconds)
         self.result.scaling = scaling.measure(plan, self._directory, self._program, self._say)
 
     def _failing(self) -> None:
@@ -141,7 +141,7 @@ class Bench:
     def _slices(self, drivers: dict[str, Driver], operations: list[Operation]) -> None:
         for operation in operations:
             # One search of 16 threads among 10,000 objects takes seconds, however short its slice.
-            rounds = max(self._plan.rounds // 2, 1) if operation.full else self._plan.rounds
+            rounds = max(self._plan.rounds // 3, 1) if operation.full else self._plan.rounds
             for threads in self._plan.threads:
                 self._say(f"{operation.name}, {threads} threads")
                 broken: set[str] = set()
