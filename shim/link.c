@@ -113,7 +113,7 @@ static void give_up_descriptors(pyha_link *link)
     link->control.number = link->helper.number = -1;
 }
 
-int pyha_link_close(pyha_link *link)
+int pyha_link_close(pyha_link *link, int at_once)
 {
     struct pyha_guarded saved;
     if (!pyha_link_owned(link))
@@ -123,7 +123,7 @@ int pyha_link_close(pyha_link *link)
     /* The shutdown reaches a helper that kill() may no longer touch, and one whose socket a forked process copied. */
     if (is_ours(&link->control))
         shutdown(link->control.number, SHUT_RDWR);
-    if (is_our_helper(link))
+    if (at_once && is_our_helper(link))
         pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
     give_up_descriptors(link);
     pyha_guard_leave(&saved);
@@ -153,7 +153,7 @@ void pyha_link_unref(pyha_link *link)
 
 void pyha_link_drop(pyha_link *link)
 {
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     pyha_link_unref(link);
 }
 

@@ -81,8 +81,12 @@ int pyha_link_offers(const pyha_link *link, uint32_t index);
 /* Looks, without waiting. 0: gone, for good. */
 int pyha_link_alive(pyha_link *link);
 
-/* Ends the helper at once, and calls in flight within a slice. Never waits; may be repeated. 0 in a forked child. */
-int pyha_link_close(pyha_link *link);
+/*
+ * Calls in flight end within a slice, for whoever waits for them. The helper is killed (`at_once`), or ends by itself
+ * once its module has returned from them, or has not for some seconds: a module that is killed while it writes may spoil
+ * its token. Never waits; may be repeated. 0 in a forked child.
+ */
+int pyha_link_close(pyha_link *link, int at_once);
 
 /* Gives up the reference that start or load returned; closes the link. */
 void pyha_link_drop(pyha_link *link);

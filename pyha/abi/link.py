@@ -88,8 +88,9 @@ class Link(Protocol):
     def offers(self, index: int) -> bool:
         """Whether the module has a function at `index` of the table."""
 
-    def close(self) -> None:
-        """Ends the helper at once; calls in flight raise LinkDead. Never waits; may be called again."""
+    def close(self, at_once: bool = True) -> None:
+        """Calls in flight raise LinkDead, and the helper is killed; or (not `at_once`) it ends when its module has
+        returned from them, and at the latest after some seconds. Never waits; may be called again."""
 
 
 class _Waiter:
@@ -154,9 +155,9 @@ class _Link:
             raise self._ended(outcome)
         return int(server.rv)
 
-    def close(self) -> None:
+    def close(self, at_once: bool = True) -> None:
         self._closed = True
-        if lib.pyha_link_close(self._handle):  # else: a forked child, where nobody would ever release our lock
+        if lib.pyha_link_close(self._handle, at_once):  # else: a forked child, where nobody would ever release our lock
             self._serve()
             self._idle.clear()
             self._spare.clear()

@@ -176,15 +176,17 @@ class Connection:
             room = count + 1
         return ()
 
-    def close(self, deadline: float | None = None) -> None:
-        """End the connection. With a deadline (seconds) the module may finalize first; never waits past it."""
+    def close(self, deadline: float | None = None, hangs: bool = False) -> None:
+        """End the connection. With a deadline (seconds) the module may finalize first; never waits past it. A module
+        that is inside a call may return from it, unless it `hangs`: SoftHSM's C_Login empties the token's file before
+        it writes it, and one that is killed in between has lost the token."""
         link = self._link
         if link is None:
             return
         if deadline is not None and link.alive:
             self._leave(deadline)
         self._link = None
-        link.close()
+        link.close(at_once=hangs)
         self._leave(None)
 
     # -- one call -----------------------------------------------------------------------------------------------
@@ -227,7 +229,7 @@ class Connection:
         if self._link is not None:
             # At once, whoever made this call: nobody else shall wait for a member that is known to hang.
             self._cause = str(cause)
-            self.close()
+            self.close(hangs=isinstance(loss, LinkLate))
         return cause
 
     def call(self, name: str, deadline: float, *values: Any) -> tuple[int, list[Any]]:

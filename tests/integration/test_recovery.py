@@ -15,6 +15,7 @@ from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
+from tests.chaos import behind_chaos
 from tests.client import Client, aes_key, client, ec_pair, helpers
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
@@ -83,6 +84,21 @@ def test_all_members_are_lost_and_the_same_sessions_and_handles_work_again(group
         assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
         assert app.state(session) == (OK, ck.CKS_RW_USER_FUNCTIONS)
         assert sorted(app.find(session, {ck.CKA_LABEL: b"ec"})[1]) == sorted([public, private])
+
+
+def test_a_login_that_is_under_way_when_the_application_ends_comes_to_its_own_end(group: Group, tmp_path: Path) -> None:
+    """SoftHSM rewrites its token's file in C_Login: whoever is killed in between has lost the token."""
+    made = recovering(group)
+    plan = behind_chaos(made, tmp_path)[0]
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        plan.set("C_Login -> hang")
+        kill(made, 0)
+        until(made, f"member {LABEL}-0 lost", app, session)
+        plan.wait_for("C_Login")
+        assert app.finalize() == OK
+    plan.release()
+    plan.wait(lambda: plan.journal("released") == ["C_Login"])
 
 
 def test_on_call_the_attempt_is_made_inside_the_next_call(group: Group) -> None:

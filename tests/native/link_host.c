@@ -112,7 +112,7 @@ static void no_child(void)
     check(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD);
     check(wait(NULL) == -1 && errno == ECHILD);
     check(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     check(ended(helper, LIMIT));
     check(waitpid(-1, NULL, WNOHANG | __WALL) == -1 && errno == ECHILD);
 }
@@ -292,7 +292,7 @@ static void close_all_then_send(void)
     check(dup2(pair[0], 5) == 5 && dup2(pair[0], 6) == 6 && dup2(pair[0], 7) == 7);
     pyha_arena_forget(second);
     check(pyha_arena_make(link, 4096, 1, pyha_now() + LIMIT, &second) == PYHA_DEAD);
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     char text[8];
     check(recv(pair[1], text, sizeof text, MSG_DONTWAIT) == -1 && errno == EAGAIN);
     /* None of the application's was closed: 3 and 5 to 7 are one socket, 4 is its other end. */
@@ -331,7 +331,7 @@ static void setuid_after_start(void)
     check(setresgid(65534, 65534, 65534) == 0 && setresuid(65534, 65534, 65534) == 0);
     check(ask(arena, ANSWER, 5, 0) == 5);
     check(pidfd_send_signal(helper, SIGKILL, NULL, 0) == -1 && errno == EPERM);
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     check(ended(helper, LIMIT));
 }
 
@@ -383,11 +383,11 @@ static void in_child(pyha_link *link, pyha_arena *arena, uint64_t before)
     pyha_arena_wipe(arena, 4096);
     pyha_arena_drop(arena);
     check(mine[0] == 1);
-    check(pyha_link_close(link) == 0);
+    check(pyha_link_close(link, 1) == 0);
     pyha_link_drop(link);
     pyha_link *own = start();
     check(own && ask(lease(own), ANSWER, 3, 0) == 3);
-    pyha_link_close(own);
+    pyha_link_close(own, 1);
 }
 
 static void fork_under_load(void)
@@ -429,7 +429,7 @@ static void raw_clone(void)
     pyha_arena *arena = lease(link);
     pid_t child = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
     if (child == 0) {
-        check(pyha_link_close(link) == 0);
+        check(pyha_link_close(link, 1) == 0);
         pyha_arena_drop(arena);
         pyha_link_drop(link);
         _exit(0);
@@ -449,7 +449,7 @@ static void copied_socket(void)
         for (;;)
             pause();
     close(link->helper.number); /* so that only the socket is left to end it by */
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     check(ended(helper, LIMIT));
     kill(child, SIGKILL);
     check(!child_succeeds(child));
@@ -468,7 +468,7 @@ static void thread_that_started_it_ends(void)
 static void *close_while_cancelled(void *link)
 {
     pthread_cancel(pthread_self());
-    pyha_link_close(link);
+    pyha_link_close(link, 1);
     pthread_testcancel();
     return NULL;
 }
