@@ -19,7 +19,6 @@ from pyha.ha.settings import RecoveryMode
 from pyha.runtime import changing, creating, everywhere, reading, recovery, searching
 from pyha.runtime.binding import MECHANISMS_AT
 from pyha.runtime.calls import Unknown, single
-from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import SessionRefused
@@ -130,16 +129,9 @@ class Provider:
             return reading.read(group, function, values)
         if route is Route.SEARCH:
             return searching.find(group, session, function, values), []
-        try:
-            group.changes.enter(group.deadline(), alone=False, clock=group.clock)
-        except GateTimeout:
-            return ck.CKR_DEVICE_ERROR, []
-        try:
-            if route is Route.CREATE:
-                return creating.create(group, session, function, values)
-            return changing.change(group, session, function, values), []
-        finally:
-            group.changes.leave()
+        if route is Route.CREATE:
+            return creating.create(group, session, function, values)
+        return changing.change(group, session, function, values), []
 
     def _everywhere(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
         if function.name == "C_Login":

@@ -46,6 +46,9 @@ def assemble(secure: bool) -> tuple[list[GroupRuntime], Codecs, Reload]:
     log.direct(configuration.log, configuration.log_level.value)
     codecs = codecs_for(configuration.groups)
     groups = groups_of(configuration, codecs, secure)
+    for group in groups:
+        if not group.raw:
+            group.changes.beside(path)
 
     def rewire(group: GroupRuntime, settings: GroupSettings) -> None:
         group.new_connection = connector(settings, codecs)

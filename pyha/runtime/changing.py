@@ -46,8 +46,11 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
     if template is not None and impersonates(template) and not group.raw:
         return ck.CKR_ATTRIBUTE_VALUE_INVALID
     label = group.settings.label
+    if entry.session is not None or group.raw:
+        return _changed_there(group, function, values, entry, template)
     try:
-        return _change(group, function, values, entry, template)
+        with group.changes.shared(group.deadline()):
+            return _change(group, function, values, entry, template)
     except Refusal as refusal:
         log.log("warning", f'group "{label}": {function.name}: {refusal}')
         return refusal.rv
@@ -57,8 +60,6 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
-    if entry.session is not None or group.raw:
-        return _changed_there(group, function, values, entry, template)
     _identify_again(group, entry, group.present()[0][0])
     if not entry.identity.certain:
         _tell_apart(group, entry)

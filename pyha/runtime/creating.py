@@ -7,6 +7,7 @@ half-made stays on any member.
 Source: SEMANTICS.md sections 2, 3 and 5.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,14 +72,16 @@ def create(
         return ck.CKR_SESSION_READ_ONLY, []
     if not group.raw and any(impersonates(values[part.template]) for part in parts):
         return ck.CKR_ATTRIBUTE_VALUE_INVALID, []
-    try:
+    lasting = not group.raw and any(wants_token(part.asked) for part in parts)
+    with group.changes.shared(group.deadline()) if lasting else nullcontext():
         try:
-            return _by_its_way(group, session, function, values, parts)
-        except Unreplicable as reason:
-            return _unreplicable(group, session, function, values, parts, str(reason))
-    except Refusal as refusal:
-        log.log("warning", f'group "{group.settings.label}": {function.name}: {refusal}; taken back')
-        return refusal.rv, []
+            try:
+                return _by_its_way(group, session, function, values, parts)
+            except Unreplicable as reason:
+                return _unreplicable(group, session, function, values, parts, str(reason))
+        except Refusal as refusal:
+            log.log("warning", f'group "{group.settings.label}": {function.name}: {refusal}; taken back')
+            return refusal.rv, []
 
 
 def _by_its_way(

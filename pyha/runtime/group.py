@@ -25,8 +25,8 @@ from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
 from pyha.runtime import log
+from pyha.runtime.exclusion import Exclusion
 from pyha.runtime.failovers import Failovers
-from pyha.runtime.gate import Gate
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.objects import ObjectTable
@@ -99,8 +99,8 @@ class GroupRuntime:
         self.threads = True  # the application allows them, and the system gives them
         self.recovery = settings.recovery  # with the mode that is possible here
         self.on_news: Callable[[], None] = lambda: None
-        # Creations and changes share it; who compares a returned member with the others is alone.
-        self.changes = Gate()
+        # What makes and changes token objects shares it; who compares a returned member with the others is alone.
+        self.changes = Exclusion(settings.id, clock)
         self._used = [0.0] * count
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count

@@ -1,7 +1,8 @@
 """Bringing a lost member back: connect, log in, admit, compare, and only then serve.
 
 One attempt on one member; when attempts are made is decided by `pyha.ha.recovery`, by whom by `monitor` and the
-provider. While the comparison runs no object of the group is made, changed or destroyed by this process.
+provider. While the comparison runs no token object of the group is made, changed or destroyed by any process of this
+host.
 
 Source: SEMANTICS.md section 4 (recovery).
 """
@@ -110,16 +111,15 @@ def _admit(group: GroupRuntime, index: int, connection: Connection) -> bool:
         except NotAdmitted as refusal:
             raise NotYet(f"not a member any more: {refusal}", Cause.NOT_A_MEMBER) from None
         try:
-            group.changes.enter(deadline, alone=True, clock=group.clock)
+            with group.changes.alone(deadline) as here:
+                alone = not group.value.serving()
+                if not alone and group.user == ck.CKU_USER:
+                    _compare(group, index, connection, deadline)
+                    if here.disturbed:
+                        raise NotYet("objects were made or changed while it was compared", Cause.LOST)
+                group.join(index, connection, unsynchronised=alone)
         except GateTimeout:
-            raise NotYet("objects are being made or changed all the time", Cause.LOST) from None
-        try:
-            alone = not group.value.serving()
-            if not alone and group.user == ck.CKU_USER:
-                _compare(group, index, connection, deadline)
-            group.join(index, connection, unsynchronised=alone)
-        finally:
-            group.changes.leave()
+            raise NotYet("objects are being made or changed, or another process resynchronises", Cause.LOST) from None
     return alone
 
 

@@ -1,0 +1,254 @@
+"""Who may make objects and who is alone: two of them on one file are as two processes, because the locks belong to the
+open file description."""
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pyha.runtime import log
+from pyha.runtime.exclusion import Exclusion
+from pyha.runtime.gate import GateTimeout
+
+GROUP = bytes(16)
+PAST = 0.0
+FAR = time.monotonic() + 3600
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    path = tmp_path / "pyha.toml"
+    path.write_text("")
+    return path
+
+
+@pytest.fixture
+def logged(tmp_path: Path) -> Iterator[Callable[[], list[str]]]:
+    """The lines of the log."""
+    path = tmp_path / "log"
+    log.direct(f"file:{path}")
+    yield lambda: path.read_text().splitlines() if path.exists() else []
+    log.direct("stderr")
+
+
+def on(path: Path, group: bytes = GROUP, clock: Callable[[], float] = time.monotonic) -> Exclusion:
+    """One as another process has it."""
+    made = Exclusion(group, clock)
+    made.beside(str(path))
+    return made
+
+
+class Ticking:
+    """A clock that goes on by a second at every look."""
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        return float(self.looks)
+
+
+def in_child(work: Callable[[], bool]) -> bool:
+    """What `work` says in a forked child."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if work() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def can_be_alone(path: Path) -> bool:
+    try:
+        with on(path).alone(PAST):
+            return True
+    except GateTimeout:
+        return False
+
+
+def test_many_make_objects_and_nobody_is_alone_meanwhile(conf: Path, logged: Callable[[], list[str]]) -> None:
+    with on(conf).shared(PAST), on(conf).shared(PAST):
+        assert not can_be_alone(conf)
+        assert in_child(lambda: not can_be_alone(conf))
+    assert can_be_alone(conf)
+    assert in_child(lambda: can_be_alone(conf))
+    assert logged() == []
+
+
+def test_two_are_not_alone_together(conf: Path) -> None:
+    with on(conf).alone(PAST):
+        assert not can_be_alone(conf)
+    assert can_be_alone(conf)
+
+
+def test_another_group_of_the_same_file_is_not_concerned(conf: Path, logged: Callable[[], list[str]]) -> None:
+    with on(conf).alone(PAST), on(conf, b"another group's").shared(PAST), on(conf, b"a third's").alone(PAST):
+        pass
+    assert logged() == []
+
+
+def test_who_waits_to_be_alone_goes_before_those_who_come_later(conf: Path, logged: Callable[[], list[str]]) -> None:
+    order = []
+
+    def alone() -> None:
+        with on(conf).alone(FAR):
+            order.append("alone")
+
+    def later() -> None:
+        with on(conf).shared(FAR):
+            order.append("later")
+
+    first, second = threading.Thread(target=alone), threading.Thread(target=later)
+    probe = on(conf)._opened()
+    assert probe is not None
+    with on(conf).shared(PAST):
+        first.start()
+        while not probe.is_held(on(conf)._loner):
+            time.sleep(0.001)  # a lock that another takes gives no event
+        second.start()
+        assert order == []
+    first.join()
+    second.join()
+    probe.close()
+    assert order == ["alone", "later"]
+    assert logged() == []
+
+
+def test_who_is_killed_holds_nothing(conf: Path) -> None:
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        with on(conf).alone(PAST):
+            os.write(writing, b"x")
+            time.sleep(3600)
+    assert os.read(reading, 1) == b"x"
+    assert not can_be_alone(conf)
+    os.kill(child, 9)
+    os.waitpid(child, 0)
+    assert can_be_alone(conf)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_child_keeps_nothing_that_its_parent_held(conf: Path) -> None:
+    def has_it() -> bool:
+        return str(conf) in {os.path.realpath(f"/proc/self/fd/{each}") for each in os.listdir("/proc/self/fd")}
+
+    with on(conf).shared(PAST):
+        assert has_it()
+        assert in_child(lambda: not has_it())
+        # A child that is started in another way has a copy, and the lock ends with the parent's all the same.
+        copies = [os.dup(int(each)) for each in os.listdir("/proc/self/fd") if _leads_to(each, conf)]
+    assert copies
+    assert can_be_alone(conf)
+    for copy in copies:
+        os.close(copy)
+
+
+def _leads_to(descriptor: str, path: Path) -> bool:
+    return os.path.realpath(f"/proc/self/fd/{descriptor}") == str(path)
+
+
+def test_an_application_that_closes_all_descriptors(conf: Path, tmp_path: Path) -> None:
+    """What it opens afterwards under our number is its own: neither locked nor closed by us."""
+    own = tmp_path / "own"
+    own.write_text("")
+
+    def work() -> bool:
+        os.close(0)  # ours is not to get the number of somebody's standard input
+        with on(conf).shared(PAST):
+            before = [int(each) for each in os.listdir("/proc/self/fd") if _leads_to(each, conf)]
+            os.closerange(0, 1 << 12)
+            theirs = [os.open(own, os.O_RDWR) for _ in range(max(before) + 1)]
+        return min(before) > 2 and all(os.path.sameopenfile(theirs[0], each) for each in theirs)
+
+    assert in_child(work)
+    assert can_be_alone(conf)
+
+
+def test_a_file_that_was_replaced(conf: Path) -> None:
+    with on(conf).shared(PAST):
+        conf.with_suffix(".new").write_text("")
+        conf.with_suffix(".new").rename(conf)
+        # Who was inside is not seen any more: the window that docs name. Those that come now see each other.
+        with on(conf).alone(PAST):
+            assert not can_be_alone(conf)
+
+
+def test_without_a_file_that_can_be_locked_work_goes_on(tmp_path: Path, logged: Callable[[], list[str]]) -> None:
+    it = on(tmp_path / "none")
+    for _ in range(2):
+        with it.shared(PAST):
+            pass
+        with it.alone(PAST):
+            pass
+    assert [line.split("warning: ")[1] for line in logged()] == [
+        "the configuration cannot be locked (No such file or directory): other processes are not excluded"
+    ]
+
+
+def test_who_holds_the_lock_for_ever_holds_up_one_creation_once(conf: Path, logged: Callable[[], list[str]]) -> None:
+    clock = Ticking()
+    it = on(conf, clock=clock)
+    with on(conf).alone(PAST):
+        with it.shared(4.0):
+            assert clock.looks == 4
+        with it.shared(1e9):
+            assert clock.looks == 4  # it did not wait again
+    assert len(logged()) == 1
+    assert "somebody keeps the lock of a resync" in logged()[0]
+    with it.shared(PAST):
+        pass
+    # The lock was seen free: the next one is waited for again.
+    with on(conf).alone(PAST), it.shared(clock.looks + 3.0):
+        pass
+    assert clock.looks > 4
+
+
+def test_who_goes_on_is_waited_for_all_the_same(conf: Path) -> None:
+    with on(conf).alone(PAST), on(conf).shared(PAST):
+        inside = on(conf)._opened()
+        assert inside is not None
+        assert inside.is_held(on(conf)._makers)
+        inside.close()
+
+
+def test_a_thread_that_goes_on_is_noticed(conf: Path, logged: Callable[[], list[str]]) -> None:
+    it = on(conf)
+    with it.alone(PAST) as here:
+        assert not here.disturbed
+        with it.shared(PAST):
+            pass
+        assert here.disturbed
+    assert "a resync of this process lasts long" in logged()[0]
+    with it.alone(PAST) as here:
+        assert not here.disturbed
+
+
+def test_without_a_configuration_it_is_for_threads() -> None:
+    it = Exclusion(GROUP)
+    with it.shared(PAST), pytest.raises(GateTimeout), it.alone(PAST):
+        pass
+    with it.alone(PAST):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes a process of another user")
+def test_another_user_who_may_only_read() -> None:
+    with tempfile.TemporaryDirectory() as directory:
+        os.chmod(directory, 0o755)
+        conf = Path(directory) / "pyha.toml"
+        conf.write_text("")
+        conf.chmod(0o644)
+
+        def work() -> bool:
+            os.setgid(65534)
+            os.setuid(65534)
+            return can_be_alone(conf)
+
+        assert in_child(work)
+        with on(conf).shared(PAST):
+            assert in_child(lambda: not work())
