@@ -6,14 +6,13 @@ compared right before it is replaced. Knows nothing of what is changed; `config_
 
 import fcntl
 import os
-import sys
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from pyha.cli import config_write
-from pyha.cli.errors import Mistake
+from pyha.cli.errors import Mistake, warn
 from pyha.runtime import config, schema, trusted
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
@@ -36,7 +35,7 @@ def edit(path: str, change: Change) -> Configuration:
         written = checked(after)
         if text is not None and _commented(text):
             config_write.write(path + _BEFORE, text)
-            _warn(f"comments are not kept: the file as it was is {path}{_BEFORE}")
+            warn(f"comments are not kept: the file as it was is {path}{_BEFORE}")
         if _text(path) != text:
             raise Mistake(f"{path} was changed by somebody else meanwhile: nothing is written, try again")
         config_write.write(path, written)
@@ -131,7 +130,3 @@ def _configuration(path: str, text: str | None) -> Configuration:
 
 def _commented(text: str) -> bool:
     return any(line.lstrip().startswith("#") for line in text.splitlines())
-
-
-def _warn(text: str) -> None:
-    print(f"pyha: warning: {text}", file=sys.stderr)

@@ -7,7 +7,6 @@ Source: SEMANTICS.md section 5 (domain keys).
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,11 +14,11 @@ from dataclasses import replace
 from pyha.cli import memory, pin, sealing
 from pyha.cli.config import group_named
 from pyha.cli.entering import SharedPin, candidate_of
-from pyha.cli.errors import Mistake
+from pyha.cli.errors import Mistake, warn
 from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.settings import Role
 from pyha.runtime import domain_keys, schema, uri
-from pyha.runtime.domain_keys import NotServable
+from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.restoring import Backup, restore_onto
 from pyha.runtime.settings import GroupSettings, MemberSettings
 
@@ -32,37 +31,58 @@ def run(arguments: argparse.Namespace) -> int:
     group, target = _with_target(group, arguments.target, arguments.environment)
     memory.protect()
     with (
-        _opened(arguments) as backup,
+        opened(arguments) as backup,
         SharedPin(arguments.pin_source, f"User PIN of the members of {group.label}: ") as shared,
     ):
-        if backup.group_id != group.id:
-            raise Mistake(
-                f'{arguments.backup} is of group "{backup.label}" (id {backup.group_id.hex()}), '
-                f'not of "{group.label}" (id {group.id.hex()})'
-            )
         try:
-            compared = int(_agree("the configuration names", group.domain, backup))
+            compared = believed(group, backup, arguments.backup)
             with candidate_of(group, target) as candidate:
                 shared.enter(candidate, group.members[target].uri.pin_source)
-                info = candidate.connection.token_info
-                compared += _compare(group, target, info.serial if info is not None else "", shared, backup)
-                restored = restore_onto(candidate, backup, arguments.allow_open_doors)
+                restore(group, target, candidate, shared, backup, compared, arguments.allow_open_doors)
         except NotServable as reason:
             raise Mistake(str(reason)) from None
-    if not compared:
-        _warn("nothing says whether these are the group's domain keys: the backup was believed")
+    return 0
+
+
+def believed(group: GroupSettings, backup: Backup, file: str) -> bool:
+    """Whether the configuration says that these are the group's domain keys. Raises Mistake where the backup is another
+    group's, NotServable where its keys are others."""
+    if backup.group_id != group.id:
+        raise Mistake(
+            f'{file} is of group "{backup.label}" (id {backup.group_id.hex()}), '
+            f'not of "{group.label}" (id {group.id.hex()})'
+        )
+    return _agree("the configuration names", group.domain, backup)
+
+
+def restore(
+    group: GroupSettings,
+    target: int,
+    candidate: Candidate,
+    shared: SharedPin,
+    backup: Backup,
+    compared: bool,
+    allow_open_doors: bool,
+) -> None:
+    """The backup's domain keys onto the logged-in member `target` of the group, once no other member disagrees; says
+    what was done. `compared`: `believed` said so. Raises NotServable."""
+    info = candidate.connection.token_info
+    asked = _compare(group, target, info.serial if info is not None else "", shared, backup)
+    restored = restore_onto(candidate, backup, allow_open_doors)
+    if not compared and not asked:
+        warn("nothing says whether these are the group's domain keys: the backup was believed")
     for door in restored.open_doors:
-        _warn(f"{candidate.name}: {door}")
+        warn(f"{candidate.name}: {door}")
     if restored.put:
         print(f"{candidate.name}: restored {', '.join(restored.put)}")
     else:
         print(f"{candidate.name}: holds the domain keys already")
-    return 0
 
 
 @contextmanager
-def _opened(arguments: argparse.Namespace) -> Iterator[Backup]:
-    """The opened backup, wiped at the end; the passphrase is wiped at once. Raises Mistake."""
+def opened(arguments: argparse.Namespace) -> Iterator[Backup]:
+    """The backup that `--backup`, `--key` and `--key-passphrase-source` name, opened, and wiped at the end; the
+    passphrase is wiped at once. Raises Mistake."""
     source = arguments.key_passphrase_source
     passphrase = pin.read(source, f"Passphrase of {arguments.key}: ") if source is not None else None
     try:
@@ -85,6 +105,11 @@ def _with_target(group: GroupSettings, text: str, environment: list[str]) -> tup
     if not text.startswith(_PREFIX):
         names = ", ".join(member.name for member in group.members)
         raise Mistake(f'"{group.label}" has no member {text} (it has {names}), and it is no PKCS #11 URI')
+    return with_further(group, text, environment)
+
+
+def with_further(group: GroupSettings, text: str, environment: list[str]) -> tuple[GroupSettings, int]:
+    """The group with one member more, which this URI names, and its index. Raises Mistake."""
     try:
         address = uri.parse(text)
     except uri.UriError as error:
@@ -115,7 +140,7 @@ def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, 
                 shared.enter(other, member.uri.pin_source)
                 told = domain_keys.fingerprints(other.connection, group.id, other.deadline())
         except NotServable as reason:
-            _warn(f"not compared: {reason}")
+            warn(f"not compared: {reason}")
             continue
         compared += _agree(f"{member.name} holds", told, backup)
     return compared
@@ -130,7 +155,3 @@ def _agree(who: str, told: Fingerprints, backup: Backup) -> bool:
             raise NotServable(f"{who} another {key.value} domain key than the backup: {told[key]}, expected {expected}")
         compared |= agreed is True
     return compared
-
-
-def _warn(text: str) -> None:
-    print(f"pyha: warning: {text}", file=sys.stderr)

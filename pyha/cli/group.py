@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _common(show)
     show.set_defaults(run=_run_show)
+    _add_add(actions)
     for name, alias, about in _MEMBER_ACTIONS:
         action = actions.add_parser(name, aliases=alias, help=about, description=about)
         action.add_argument("label", help="label of the group")
@@ -56,6 +57,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("member", nargs="?" if optional else None, help="name or serial" + _ALL * optional)
         _file(action)
         action.set_defaults(run=_run_on_member, action=name)
+
+
+def _add_add(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "take one more token into a group, or another one for a member that was replaced"
+    add = actions.add_parser("add", aliases=["addmember"], help=about, description=about)
+    add.add_argument("label", help="label of the group")
+    add.add_argument("uri", help="PKCS #11 URI of the token, with module-path")
+    add.add_argument("--standby", action="store_true", help="as a standby member")
+    add.add_argument("--name", help="what commands and logs call it (default: the token's label)")
+    add.add_argument(
+        "--existing",
+        choices=("refuse", "keep", "remove"),
+        default="refuse",
+        help="objects of the token that the group does not hold: refuse the token (the default), give them to every "
+        "member, or destroy all that the token holds",
+    )
+    add.add_argument("--backup", metavar="FILE", help="put the domain keys of this sealed backup on the token")
+    add.add_argument("--key", metavar="PEM", help="the RSA private key that the backup is sealed to")
+    add.add_argument(
+        "--key-passphrase-source", metavar="SOURCE", help="of the private key: file:/path, env:NAME or prompt"
+    )
+    add.add_argument(
+        "--pin-source",
+        metavar="SOURCE",
+        default="prompt",
+        help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
+    )
+    add.add_argument("--environment", metavar="NAME=VALUE", action="append", default=[], help="set for its helper")
+    add.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
+    add.add_argument(
+        "--allow-fewer-mechanisms", action="store_true", help="though the group will offer fewer because of it"
+    )
+    _file(add)
+    add.set_defaults(run=_run_add)
 
 
 _ALL = "; without it, every member that is out"
@@ -89,6 +124,10 @@ def _run_list(arguments: argparse.Namespace) -> int:
 
 def _run_show(arguments: argparse.Namespace) -> int:
     return _run("group_show", "run_show", arguments)
+
+
+def _run_add(arguments: argparse.Namespace) -> int:
+    return _run("group_add", "run", arguments)
 
 
 def _run_on_member(arguments: argparse.Namespace) -> int:

@@ -29,7 +29,8 @@ from pyha.runtime.naming import group_serial
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
 _QUESTION = "User PIN of the members: "
-_NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
+NEEDED = {0x2109: "CKM_AES_KEY_WRAP", 0x210A: "CKM_AES_KEY_WRAP_PAD"}
+"""What every member has to offer."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -152,7 +153,7 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
                 offer = offered(candidate.connection, candidate.deadline())
             except MemberLost as loss:
                 raise NotServable(f"{candidate.name}: {loss}") from None
-            for mechanism, name in _NEEDED.items():
+            for mechanism, name in NEEDED.items():
                 if mechanism not in offer:
                     raise NotServable(f"{candidate.name}: the module has no {name}, so that no key can be cloned")
             offers.append(offer)

@@ -25,7 +25,9 @@ from tests.integration.conftest import TestGroup
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "reload"
+LABEL = f"reload-{os.getpid()}"
+"""Of this run alone: helpers are found by it."""
+
 OFTEN = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1)
 ON_CALL = RecoverySettings(RecoveryMode.ON_CALL, interval=0.2, attempts=-1)
 MANUAL = RecoverySettings(RecoveryMode.MANUAL, interval=0.2, attempts=-1)

@@ -1,0 +1,189 @@
+"""`pyha group add`: one more token for a group that is in use, or another one for a member that was replaced.
+
+Order: everything that can be wrong is looked at first; then the domain keys are put on the token, what it held is
+destroyed where that was asked for, and the configuration is written. Running applications take the member in from
+there, and compare it with the others before it serves.
+
+Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys, resync).
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from pyha.cli import config_edit, config_write, domain_restore, memory
+from pyha.cli.config import chosen
+from pyha.cli.config_edit import with_group
+from pyha.cli.entering import SharedPin, candidate_of
+from pyha.cli.errors import Mistake, warn
+from pyha.cli.group_create import NEEDED
+from pyha.ha.fingerprints import objection
+from pyha.ha.inventory import Difference, compare
+from pyha.ha.settings import Role, TokenSnapshot
+from pyha.runtime import domain_keys, emptying, founding
+from pyha.runtime.domain_keys import Candidate, NotServable
+from pyha.runtime.housekeeping import SearchFailed
+from pyha.runtime.mechanisms import common_mechanisms, offered
+from pyha.runtime.member import MemberLost, SessionRefused
+from pyha.runtime.recovery import identities
+from pyha.runtime.restoring import refuse_strangers
+from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
+
+_TROUBLE = (MemberLost, SessionRefused, SearchFailed)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 0 where the configuration has the member now. Raises Mistake for all that stands in the way."""
+    path = chosen(arguments.config)
+    config_write.prepare(path)
+    before = config_edit.current(path)
+    group = config_edit.group_of(before, arguments.label)
+    if arguments.backup is not None and arguments.key is None:
+        raise Mistake("--backup needs --key, the RSA private key that the backup is sealed to")
+    trial, index = domain_restore.with_further(group, arguments.uri, arguments.environment)
+    memory.protect()
+    question = f"User PIN of the members of {group.label}: "
+    try:
+        with ExitStack() as open_ones:
+            shared = open_ones.enter_context(SharedPin(arguments.pin_source, question))
+            new = open_ones.enter_context(candidate_of(trial, index))
+            shared.enter(new, trial.members[index].uri.pin_source)
+            member = _member(before, trial, index, new, arguments)
+            reference = open_ones.enter_context(_reference(trial, index, shared))
+            token = _mechanisms(group, new, arguments.allow_fewer_mechanisms)
+            _domain_keys(trial, index, new, reference, shared, arguments)
+            difference = _existing(new, reference, group.id, arguments.existing)
+            config_edit.edit(path, _added(group, member, token))
+    except NotServable as reason:
+        raise Mistake(str(reason)) from None
+    print(f'{member.name} (serial {member.uri.serial}) is a {member.role.value} member of "{group.label}".')
+    print("Running applications take it in within seconds, once it holds what the others hold.")
+    if difference:
+        print(f"It lacks {difference.missing} of their objects and has {difference.surplus} that they lack.")
+    return 0
+
+
+def _member(
+    configuration: Configuration, group: GroupSettings, index: int, new: Candidate, arguments: argparse.Namespace
+) -> MemberSettings:
+    """The member as the configuration will have it. Raises Mistake."""
+    info = new.connection.token_info
+    assert info is not None
+    for other in configuration.groups:
+        if other.serial == info.serial:
+            raise Mistake(f'{new.name}: its serial {info.serial} is that of the group "{other.label}"')
+        for each in other.members:
+            if each.uri.serial == info.serial:
+                raise Mistake(f'{new.name}: its token is the member {each.name} of "{other.label}" already')
+    member = group.members[index]
+    name = arguments.name or member.name
+    taken = {each.name for each in group.members[:index]}
+    if arguments.name in taken:
+        raise Mistake(f'"{group.label}" has a member "{arguments.name}" already')
+    return replace(
+        member,
+        uri=replace(member.uri, serial=info.serial, token=info.label),
+        name=name if name not in taken else f"{name}-{info.serial}",
+        role=Role.STANDBY if arguments.standby else Role.ACTIVE,
+    )
+
+
+@contextmanager
+def _reference(group: GroupSettings, new: int, shared: SharedPin) -> Iterator[Candidate]:
+    """A member to compare with, logged in to: the first that can be reached. Raises Mistake."""
+    for index, member in enumerate(group.members):
+        if index == new or not member.enabled:
+            continue
+        with ExitStack() as tried:
+            candidate = tried.enter_context(candidate_of(group, index))
+            try:
+                shared.enter(candidate, member.uri.pin_source)
+            except NotServable as reason:
+                warn(f"not compared: {reason}")
+                continue
+            yield candidate
+            return
+    raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')
+
+
+def _mechanisms(group: GroupSettings, new: Candidate, fewer: bool) -> TokenSnapshot | None:
+    """What the group's token offers with this member. Raises NotServable, Mistake."""
+    try:
+        offer = offered(new.connection, new.deadline())
+    except MemberLost as loss:
+        raise NotServable(f"{new.name}: {loss}") from None
+    for mechanism, name in NEEDED.items():
+        if mechanism not in offer:
+            raise NotServable(f"{new.name}: the module has no {name}, so that no key can be cloned")
+    if group.token is None:
+        return None
+    before = {each.type: each for each in group.token.mechanisms}
+    after = common_mechanisms([before, offer])
+    narrower = [kind for kind in before if after.get(kind) != before[kind]]
+    if narrower and not fewer:
+        raise Mistake(
+            f"{new.name} does not offer all that the group offers ({len(narrower)} mechanisms, such as "
+            f"{narrower[0]:#x}): applications may use those (--allow-fewer-mechanisms takes it all the same)"
+        )
+    return replace(group.token, mechanisms=tuple(after.values()))
+
+
+def _domain_keys(
+    group: GroupSettings,
+    index: int,
+    new: Candidate,
+    reference: Candidate,
+    shared: SharedPin,
+    arguments: argparse.Namespace,
+) -> None:
+    """See to it that the token holds the group's domain keys. Raises NotServable, Mistake."""
+    refuse_strangers(new, group.id)
+    founding.check_records(new)
+    if arguments.backup is not None:
+        with domain_restore.opened(arguments) as backup:
+            compared = domain_restore.believed(group, backup, arguments.backup)
+            domain_restore.restore(group, index, new, shared, backup, compared, arguments.allow_open_doors)
+    told = domain_keys.fingerprints(new.connection, group.id, new.deadline())
+    expected = group.domain or domain_keys.fingerprints(reference.connection, group.id, reference.deadline())
+    refusal = objection(expected, told)
+    if refusal is not None:
+        hint = "" if arguments.backup is not None else " (--backup FILE --key PEM restores the domain keys)"
+        raise NotServable(f"{new.name}: {refusal}{hint}")
+
+
+def _existing(new: Candidate, reference: Candidate, group_id: bytes, existing: str) -> Difference:
+    """Deal with what the token holds and the group does not; the difference that is left. Raises NotServable."""
+    difference = _compared(new, reference)
+    if not difference.surplus or existing == "keep":
+        return difference
+    if existing == "refuse":
+        raise NotServable(
+            f"{new.name} holds {difference.surplus} objects that the group does not: --existing keep gives them to "
+            "every member, --existing remove destroys all that the token holds"
+        )
+    destroyed = emptying.destroy_all(new, group_id)
+    print(f"pyha: {new.name}: {destroyed} objects were destroyed", file=sys.stderr)
+    return _compared(new, reference)
+
+
+def _compared(new: Candidate, reference: Candidate) -> Difference:
+    try:
+        expected = identities(reference.connection, reference.deadline())
+    except _TROUBLE as reason:
+        raise NotServable(f"{reference.name}: {reason}") from None
+    try:
+        return compare(expected, identities(new.connection, new.deadline()))
+    except _TROUBLE as reason:
+        raise NotServable(f"{new.name}: {reason}") from None
+
+
+def _added(group: GroupSettings, member: MemberSettings, token: TokenSnapshot | None) -> config_edit.Change:
+    def change(configuration: Configuration) -> Configuration:
+        now = config_edit.group_of(configuration, group.label)
+        if now.id != group.id:
+            raise Mistake(f'"{group.label}" has become another group meanwhile')
+        return with_group(configuration, replace(now, members=(*now.members, member), token=token))
+
+    return change
