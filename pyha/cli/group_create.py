@@ -17,7 +17,7 @@ from pyha.abi.codec import Codecs
 from pyha.cli import config_edit, config_write, memory, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
-from pyha.ha.domain import AES_KEYS
+from pyha.ha.domain import AES_KEYS, DomainKey
 from pyha.ha.fingerprints import Fingerprints, objection
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
 from pyha.runtime import config, domain_keys, founding, schema, uri
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         _require_new(configuration, settings.label, path)
         return replace(configuration, groups=(*configuration.groups, settings))
 
-    values = {key: _random(32) for key in AES_KEYS}
+    values = _random_values()
     try:
         settings = _examine(candidates, settings, arguments.pin_source, {group.serial for group in before.groups})
         config_edit.checked(replace(before, groups=(*before.groups, settings)))
@@ -206,11 +206,12 @@ def _try_doors(candidates: Sequence[Candidate], allowed: bool) -> None:
             print(f"pyha: warning: {candidate.name}: {door}", file=sys.stderr)
 
 
-def _random(size: int) -> bytearray:
-    """Random bytes in memory that can be wiped."""
-    value = bytearray(size)
+def _random_values() -> dict[DomainKey, memoryview]:
+    """Random values for the AES domain keys, in one locked page."""
+    size = 32
+    page = memory.locked_page()
     with open("/dev/urandom", "rb", buffering=0) as source:
-        read = source.readinto(value)
-    if read != size:
+        read = source.readinto(page[: size * len(AES_KEYS)])
+    if read != size * len(AES_KEYS):
         raise Mistake("/dev/urandom gave too little")
-    return value
+    return {key: page[at * size : (at + 1) * size] for at, key in enumerate(AES_KEYS)}

@@ -47,7 +47,7 @@ def seal(
     key: rsa.RSAPublicKey,
     group_id: bytes,
     label: str,
-    values: Mapping[DomainKey, bytearray],
+    values: Mapping[DomainKey, Buffer],
     pairs: Mapping[DomainKey, RsaPair],
 ) -> str:
     """The text of the backup file. The RSA domain keys are in it as they are wrapped under the sealed AES one."""

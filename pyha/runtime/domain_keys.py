@@ -86,7 +86,7 @@ _BOTH_WAYS = ck.CKF_WRAP | ck.CKF_UNWRAP
 
 
 def put_domain_keys(
-    candidates: Sequence[Candidate], group_id: bytes, values: Mapping[DomainKey, bytearray], rsa: bool
+    candidates: Sequence[Candidate], group_id: bytes, values: Mapping[DomainKey, Buffer], rsa: bool
 ) -> dict[DomainKey, RsaPair]:
     """Make the domain keys on every token: AES keys of these values (32 bytes each) and, with `rsa`, the RSA pairs,
     which are handed back wrapped; on failure none of the tokens has any. Raises NotServable."""

@@ -3,6 +3,8 @@ was."""
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from pyha.abi.native import module_path
 from pyha.cli import chaos_plan, sealing
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import AES_KEYS, DomainKey, domain_id, domain_label
+from tests import memory
 from tests.application import Template, application
 from tests.chaos import Plan
 from tests.domain_tools import PASSPHRASE, Domain, Place, delete_domain_objects, domain_objects, places
@@ -214,11 +217,36 @@ def test_what_is_not_there_is_named(domain: Domain, tmp_path: Path) -> None:
     )
 
 
+_OPENS = """
+import sys
+from pyha.cli import sealing
+with sealing.open_backup(*sys.argv[1:]) as backup:
+    print("opened", flush=True)
+    sys.stdin.readline()
+print("wiped", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_the_opened_backup_is_wiped(make: Callable[[Path], Place], tmp_path: Path) -> None:
     place = make(tmp_path / "place")
-    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+    opening = (str(place.backup), str(place.private))
+    with sealing.open_backup(*opening) as backup:
         values = [bytes(value) for value in backup.values.values()]
-        assert all(any(value) for value in values)
         for value in values:
             assert value.hex() not in repr(backup)
     assert all(bytes(value) == bytes(32) for value in backup.values.values())
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", _OPENS, *opening], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stdout.readline() == "opened\n"
+        for value in values:
+            (hit,) = memory.find(process.pid, value)
+            assert {"dd", "dc"} <= hit.flags, "in no dump, in no child"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "wiped\n"
+        for value in values:
+            assert memory.find(process.pid, value) == []
+        process.stdin.write("\n")

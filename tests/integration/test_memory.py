@@ -1,0 +1,225 @@
+"""No PIN and no key value stays in memory after its call, or reaches a file: in an application that keeps none itself,
+in what it shares with its helpers, and in the helpers, as far as it is ours and not the vendor library's.
+"""
+
+import base64
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from pyha.abi.native import module_path
+from pyha.cli import chaos_plan
+from pyha.ha.settings import Isolation
+from tests import memory
+from tests.chaos import Plan
+from tests.domain_tools import Place, copy_place, make_place
+from tests.memory import Hit
+from tests.native_tools import NATIVE, compile_c
+
+PIN = b"needle in a haystack"
+MASK = 0x5A
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a helper's memory is root's to read")
+
+IMPORTS = ("import 1 0 1", "import 1 1 1", "import 1 1 0", "import 0 1 0", "import 0 0 1")
+"""Token and session objects: readable, sensitive, and such as must not leave their token."""
+
+
+@dataclass
+class Secretive:
+    """The application of tests/native/secretive.c."""
+
+    process: "subprocess.Popen[str]"
+    key: bytes = field(repr=False)
+
+    def do(self, command: str) -> str:
+        """The CK_RV, hexadecimal."""
+        self.start(command)
+        return self.answer()
+
+    def start(self, command: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{command}\n")
+
+    def answer(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def pin_hits(self) -> list[Hit]:
+        return memory.find(self.process.pid, PIN)
+
+    def key_hits(self) -> list[Hit]:
+        return memory.find(self.process.pid, self.key)
+
+
+Start = Callable[[Place], AbstractContextManager[Secretive]]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return make_place(tmp_path_factory.mktemp("secretive"), "secretive", 2, PIN.decode())
+
+
+@pytest.fixture
+def place(kept: Place, tmp_path: Path) -> Place:
+    made = copy_place(kept, tmp_path / "place")
+    made.reconfigure()
+    return made
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("program") / "secretive"
+    flags = ("-I/usr/include/p11-kit-1", f"-I{NATIVE}", "-pthread", "-ldl")
+    return compile_c(NATIVE / "secretive.c", output, *flags)
+
+
+@pytest.fixture
+def secretive(program: Path) -> Start:
+    @contextmanager
+    def started(place: Place) -> Iterator[Secretive]:
+        key = os.urandom(32)
+        environment = {
+            **place.tokens[0].environment,
+            "PYHA_CONF": str(place.conf),
+            "XDG_RUNTIME_DIR": str(place.directory / "run"),
+        }
+        (place.directory / "run").mkdir(mode=0o700)
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [program, module_path()], stdin=pipe, stdout=pipe, env=environment, text=True, bufsize=1
+        ) as process:
+            assert process.stdin is not None
+            for secret in (PIN, key):
+                process.stdin.write(bytes(byte ^ MASK for byte in secret).hex() + "\n")
+            try:
+                yield Secretive(process, key)
+            finally:
+                process.kill()
+
+    return started
+
+
+def helpers(place: Place) -> list[int]:
+    """The pids of the helpers of the place's applications; root only."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):
+            ours = entry.name.isdigit() and (entry / "cmdline").read_bytes().startswith(b"pyha-host\0")
+            if ours and str(place.conf).encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+    return found
+
+
+def kept_page(hits: list[Hit]) -> bool:
+    """Whether a PIN is in the one page that is kept for members that return, and nowhere else: in no dump, wiped in a
+    child."""
+    return len(hits) == 1 and {"wf", "dd"} <= hits[0].flags
+
+
+@pytest.mark.parametrize("isolation", [Isolation.PROCESS, Isolation.NONE])
+def test_what_the_application_wiped_is_gone(place: Place, secretive: Start, isolation: Isolation) -> None:
+    place.reconfigure(isolation=isolation)
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        assert kept_page(app.pin_hits())
+        for command in (*IMPORTS, "read", "encrypt"):
+            assert app.do(command) == "0", command
+            assert app.key_hits() == [], command
+        assert app.do("set-pin") == "0"
+        assert kept_page(app.pin_hits())
+        assert app.do("logout") == "0"
+        assert app.pin_hits() == []
+        assert app.do("login") == "0"
+        assert app.do("finalize") == "0"
+        assert app.pin_hits() == app.key_hits() == []
+
+
+def test_a_secret_is_in_the_shared_memory_during_its_call_only(place: Place, secretive: Start) -> None:
+    """What the other tests look for can be found: while the call lasts."""
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        plan.set("C_CreateObject -> hang")
+        app.start("import 1 1 1")
+        plan.wait_for("C_CreateObject")
+        assert [hit for hit in app.key_hits() if "pyha-arena" in hit.mapping]
+        plan.release()
+        plan.set()
+        assert app.answer() == "0"
+        assert app.key_hits() == []
+
+
+def test_a_helper_that_dies_in_the_call_takes_the_secret_with_it(place: Place, secretive: Start) -> None:
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        plan.set("C_CreateObject once -> crash")
+        assert app.do("import 1 1 1") == "0", "the other member made it"
+        assert plan.count("C_CreateObject once -> crash") == 1
+        assert app.key_hits() == []
+        assert kept_page(app.pin_hits())
+
+
+@needs_root
+def test_no_secret_stays_in_a_helper(place: Place, secretive: Start) -> None:
+    """The module of faults takes PIN and key and hands them to nobody: what is found is ours."""
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    with secretive(place) as app:
+        plan.set("C_Login -> answer CKR_PIN_LOCKED")
+        assert app.do("login") == "a4"
+        assert [memory.find(pid, PIN) for pid in helpers(place)] == [[], []]
+        assert app.pin_hits() == []
+        plan.set("C_CreateObject -> answer CKR_ATTRIBUTE_VALUE_INVALID")
+        assert app.do("login") == "0"
+        for command in IMPORTS:
+            assert app.do(command) == "13", command
+            for pid in helpers(place):
+                assert memory.find(pid, app.key) == [], command
+        assert app.do("logout") == "0"
+        plan.set("C_Login -> hang")
+        app.start("login")
+        plan.wait_for("C_Login")
+        assert any(memory.find(pid, PIN) for pid in helpers(place)), "during the call it is there"
+
+
+@needs_root
+def test_nothing_of_ours_stays_in_a_helper_of_softhsm(place: Place, secretive: Start) -> None:
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        for command in (*IMPORTS, "read", "encrypt", "logout"):
+            assert app.do(command) == "0", command
+            pids = helpers(place)
+            assert len(pids) == 2
+            for pid in pids:
+                hits = memory.find(pid, app.key) + memory.find(pid, PIN)
+                assert [hit for hit in hits if "pyha-arena" in hit.mapping] == [], command
+
+
+def test_nothing_reaches_a_file(place: Place, secretive: Start) -> None:
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        for command in (*IMPORTS, "read", "encrypt", "set-pin", "logout", "finalize"):
+            assert app.do(command) == "0", command
+        secrets = (app.key, PIN)
+        forms = [*secrets, *(each.hex().encode() for each in secrets), *(base64.b64encode(each) for each in secrets)]
+        files = [path for path in place.directory.rglob("*") if path.is_file() and path != place.pin]
+        assert any(path.name == "log" for path in files)
+        assert len([path for path in files if path.suffix == ".object"]) > len(IMPORTS)
+        for path in files:
+            content = path.read_bytes().lower()
+            assert not [form for form in forms if form.lower() in content], path
+
+
+def put_chaos(place: Place, plan: Plan) -> None:
+    """The first member behind the module of faults."""
+    first, *others = place.group.members
+    uri = replace(first.uri, module_path=chaos_plan.chaos_module())
+    place.reconfigure(members=(replace(first, uri=uri, environment={**first.environment, **plan.environment}), *others))
