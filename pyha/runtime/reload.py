@@ -136,8 +136,10 @@ class Reload:
         if after == before and not changes:
             return
         for change in changes:
-            name = members[change.index].name
-            log.log("notice", f'group "{group.settings.label}": configuration: member {name} is {change.kind.value}')
+            out = change.index < len(group.value.members) and group.value.members[change.index].state is State.FAILED
+            if change.kind is not Kind.RECOVER or out:
+                name = members[change.index].name
+                log.log("notice", f'group "{before.label}": configuration: member {name} is {change.kind.value}')
         self._carry_out(group, after, order, wanted, changes)
 
     def _carry_out(
