@@ -55,7 +55,7 @@ def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dic
     ours), SearchFailed, SessionRefused, MemberLost."""
     ids = {domain_id(group_id, key): key for key in DomainKey}
     halves: dict[DomainKey, list[Half]] = {}
-    with housekeeping(connection, deadline) as session:
+    with housekeeping(connection, deadline, reads=True) as session:
         for real in search(connection, session, domain_search(group_id), deadline):
             shown = read_attributes(connection, session, real, _READ, deadline)
             key = ids.get(shown.get(ck.CKA_ID, b""))

@@ -93,7 +93,7 @@ def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
 
 
 def _like(connection: Connection, entry: Entry, deadline: float, user: int | None = None) -> list[int]:
-    with housekeeping(connection, deadline) as session:
+    with housekeeping(connection, deadline, reads=True) as session:
         return [
             candidate
             for candidate in search(connection, session, entry.identity.search(), deadline, user)

@@ -29,8 +29,9 @@ from pyha.runtime.making import identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.missed import Missed
 from pyha.runtime.objects import Entry
-from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.outcomes import Refusal, Unreplicable, begun_anew
 from pyha.runtime.publishing import write_records
+from pyha.runtime.refinding import record_like
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
 
@@ -50,7 +51,8 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
         return _changed_there(group, function, values, entry, template)
     try:
         with group.changes.shared(group.deadline()):
-            return _change(group, function, values, entry, template)
+            # Disturbed is only what comes before the change itself.
+            return begun_anew(lambda: _change(group, function, values, entry, template))
     except Refusal as refusal:
         log.log("warning", f'group "{label}": {function.name}: {refusal}')
         return refusal.rv
@@ -93,6 +95,7 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     if template is None:
         group.objects.remove(entry.handle)
     else:
+        group.objects.changed(entry.handle, after)
         _identify_again(group, entry, call.index)
     return rv
 
@@ -234,7 +237,7 @@ def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity
         for real, found in records_on(group, index, connection, identity):
             if found == record and not kept.has(connection, real):
                 gone = Placed()
-                gone.add(index, connection, real)
+                gone.add(index, connection, real, record_like(record, identity))
                 gone.take_back(group)
                 return
 

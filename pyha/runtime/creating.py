@@ -38,7 +38,8 @@ from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
 from pyha.runtime.originals import identity_of_made, publish_kept, publish_originals
-from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, begun_anew, refused
+from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
 
@@ -72,13 +73,17 @@ def create(
         return ck.CKR_SESSION_READ_ONLY, []
     if not group.raw and any(impersonates(values[part.template]) for part in parts):
         return ck.CKR_ATTRIBUTE_VALUE_INVALID, []
+
+    def once() -> tuple[int, list[Any]]:
+        try:
+            return _by_its_way(group, session, function, values, parts)
+        except Unreplicable as reason:
+            return _unreplicable(group, session, function, values, parts, str(reason))
+
     lasting = not group.raw and any(wants_token(part.asked) for part in parts)
     with group.changes.shared(group.deadline()) if lasting else nullcontext():
         try:
-            try:
-                return _by_its_way(group, session, function, values, parts)
-            except Unreplicable as reason:
-                return _unreplicable(group, session, function, values, parts, str(reason))
+            return begun_anew(once)
         except Refusal as refusal:
             log.log("warning", f'group "{group.settings.label}": {function.name}: {refusal}; taken back')
             return refusal.rv, []
@@ -174,14 +179,15 @@ def _on_one(
     if rv != ck.CKR_OK or call.connection is None:
         return rv, []
     for part in parts:
-        creation.placed.add(call.index, call.connection, results[part.result])
+        find = made_with(part.asked) if wants_token(part.asked) else went_with_its_login
+        creation.placed.add(call.index, call.connection, results[part.result], find)
     answer: list[Any] = [None] * len(values)
     try:
         for part in parts:
             real = results[part.result]
             identity = identity_on(group, call.index, call.connection, real)
             if identity is None:
-                raise Refusal(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
+                raise Disturbed(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
             own = not identity.token
             entry = group.objects.made(
                 identity,
@@ -192,7 +198,10 @@ def _on_one(
             answer[part.result] = entry.handle
     except MemberLost as loss:
         group.lost(call.index, call.connection.generation, str(loss))
-        raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(call.index)} was lost with the new object") from None
+        what = f"member {group.name(call.index)} was lost with the new object"
+        if any(wants_token(part.asked) for part in parts):
+            raise Refusal(ck.CKR_DEVICE_ERROR, what) from None
+        raise Disturbed(ck.CKR_DEVICE_ERROR, what) from None  # it went with its member: the next one makes another
     except Refusal:
         creation.take_back()
         raise
@@ -212,7 +221,7 @@ def _repeat(
         if rv != ck.CKR_OK or first.connection is None:
             creation.warn()
             return rv, []
-        placed.add(first.index, first.connection, results[part.result])
+        placed.add(first.index, first.connection, results[part.result], made_with(part.asked))
         first.connection.discard(first.real_session, group.deadline())
         # Where the result of one call can be told from another's, all members must have come to the same.
         expected = [b""]
@@ -237,6 +246,7 @@ def _repeat(
         entry = group.objects.made(identity, made)
         if copied is not None:
             entry.value_length = copied.entry.value_length
+        placed.unbind_forgotten(group, entry.handle)
     except BaseException:
         creation.take_back()
         raise
@@ -268,14 +278,14 @@ def _again(
 
     rv, real = step(group, index, connection, function.name, attempt, objects.unbind)
     if rv != ck.CKR_OK or real is None:
-        raise Refusal(rv, f"member {group.name(index)} refused what the primary accepted")
-    placed.add(index, connection, real)
+        raise refused(rv, f"member {group.name(index)} refused what the primary accepted")
+    placed.add(index, connection, real, made_with(part.asked))
     return real
 
 
 def _check_value(group: GroupRuntime, index: int, connection: Connection, real: int) -> bytes:
     def attempt(deadline: float) -> tuple[int, bytes]:
-        with housekeeping(connection, deadline) as session:
+        with housekeeping(connection, deadline, reads=True) as session:
             shown = read_attributes(connection, session, real, (ck.CKA_CHECK_VALUE,), deadline)
             return ck.CKR_OK, shown.get(ck.CKA_CHECK_VALUE, b"")
 

@@ -28,7 +28,7 @@ def find(
     cannot be told which is this one's. Raises MemberLost, SearchFailed, SessionRefused."""
     fingerprint = fingerprint_of(identity)
     found = []
-    with housekeeping(connection, deadline) as session:
+    with housekeeping(connection, deadline, reads=True) as session:
         for real in search(connection, session, record_search(record_label(identity)), deadline):
             value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
             if not value:

@@ -62,13 +62,13 @@ class Creation:
     def _identities(self) -> list[Identity]:
         """What was made, each once; the group's own records belong to their keys."""
         found: list[Identity] = []
-        for index, connection, real, _ in self.placed.objects:
-            if self._group.connections[index] is not connection:
+        for made in self.placed.objects:
+            if made.forgotten or self._group.connections[made.index] is not made.connection:
                 continue
             try:
-                identity = identity_on(self._group, index, connection, real)
+                identity = identity_on(self._group, made.index, made.connection, made.real)
             except MemberLost as loss:
-                self._group.lost(index, connection.generation, str(loss))
+                self._group.lost(made.index, made.connection.generation, str(loss))
                 continue
             except Refusal:
                 continue

@@ -18,14 +18,21 @@ from pyha.runtime.member import Connection, MemberLost
 _PUBLIC_STATES = (ck.CKS_RO_PUBLIC_SESSION, ck.CKS_RW_PUBLIC_SESSION)
 _BATCH = 256
 _ROOM = 512
+_SHOWN = (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID)
+"""Answers of C_GetAttributeValue that came with values."""
 
 
 @contextmanager
-def housekeeping(connection: Connection, deadline: float) -> Iterator[int]:
-    """A real session for a few calls of our own, known to be there. Raises MemberLost, SessionRefused, SearchFailed."""
+def housekeeping(connection: Connection, deadline: float, reads: bool = False) -> Iterator[int]:
+    """A real session for a few calls of our own, known to be there. `reads`: they only read, and are worth nothing if
+    the login was lost and healed meanwhile: what was found before it has no handle after it. Raises MemberLost,
+    SessionRefused, SearchFailed."""
     session = sure_session(connection, deadline)
+    logins = connection.logins
     try:
         yield session
+        if reads and connection.logins != logins:
+            raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
     except BaseException:
         connection.discard(session, deadline)
         raise
@@ -54,6 +61,11 @@ def sure_session(connection: Connection, deadline: float) -> int:
         connection.discard(session, deadline)
         raise
     return session
+
+
+def expect_login(connection: Connection, session: int, deadline: float) -> None:
+    """That the login which we believe in is there. Raises SearchFailed, MemberLost."""
+    _expect_login(connection, connection.call("C_GetSessionInfo", deadline, session, None))
 
 
 def _expect_login(connection: Connection, session_info: tuple[int, list[Any]]) -> None:
@@ -96,7 +108,7 @@ def search(
     finally:
         connection.catalogue.leave()
     # Afterwards: a member that lost its login on the way found less, and said CKR_OK.
-    _expect_login(connection, connection.call("C_GetSessionInfo", deadline, session, None))
+    expect_login(connection, session, deadline)
     # Nor would one be noticed that another thread has healed since, or is healing.
     _expect_same_login(connection, user, logins)
     return found
@@ -121,21 +133,24 @@ def read_attributes(
     """The attributes that the object has and shows, of those wanted; values of any length, none where the object cannot
     be read. Raises MemberLost, and SearchFailed where it is the session or the login that is missing."""
     query = tuple(Query(attribute, _ROOM) for attribute in wanted)
+    logins = connection.logins
     rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
     if rv == ck.CKR_BUFFER_TOO_SMALL:
-        _, sizes = connection.call(
-            "C_GetAttributeValue", deadline, session, real, tuple(Query(each.type, None) for each in query)
-        )
-        if not sizes or sizes[2] is None:
-            return {}
-        query = tuple(Query(found.type, max(found.length or 0, 1)) for found in sizes[2])
-        rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
-    if rv not in (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID):
+        sizes = tuple(Query(each.type, None) for each in query)
+        rv, results = connection.call("C_GetAttributeValue", deadline, session, real, sizes)
+        if rv in _SHOWN:
+            query = tuple(Query(found.type, max(found.length or 0, 1)) for found in results[2])
+            rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    if rv not in _SHOWN:
         judgement = verdict(Route.READ, rv)
         if judgement is Verdict.MEMBER_LOST:
             raise MemberLost(f"C_GetAttributeValue answered {rv_name(rv)}")
         if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST):
             raise SearchFailed(rv)
+        # A private object whose login was lost is not there either, even where another thread has healed that.
+        expect_login(connection, session, deadline)
+        if connection.logins != logins:
+            raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
         return {}
     return {
         found.type: bytes(found.value or b"")

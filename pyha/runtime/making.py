@@ -97,7 +97,7 @@ def identity_on(group: GroupRuntime, index: int, connection: Connection, real: i
     Refusal."""
 
     def attempt(deadline: float) -> tuple[int, Identity | None]:
-        with housekeeping(connection, deadline) as session:
+        with housekeeping(connection, deadline, reads=True) as session:
             return ck.CKR_OK, read_identity(connection, session, real, deadline)
 
     return step(group, index, connection, "C_GetAttributeValue", attempt)[1]

@@ -16,7 +16,7 @@ from pyha.ha.tombstones import Tombstone, laid_upon, recordable, united
 from pyha.runtime import log, tombstones
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.member import Connection
-from pyha.runtime.outcomes import Refusal
+from pyha.runtime.outcomes import Refusal, refused
 from pyha.runtime.steps import Placed, on_each, step
 
 
@@ -94,6 +94,10 @@ class Missed:
         new, self._gone = laid_upon(new, self._earlier)
         self._placed = Placed()
 
+        def find(connection: Connection, session: int, deadline: float) -> list[int]:
+            found = tombstones.find(connection, self._group.settings.id, deadline, self._was)
+            return [real for real, tombstone in found if tombstone == new][:1]
+
         def work(index: int, connection: Connection) -> None:
             rv, real = step(
                 self._group,
@@ -103,8 +107,8 @@ class Missed:
                 lambda deadline: tombstones.write(connection, new, deadline),
             )
             if rv != ck.CKR_OK or real is None:
-                raise Refusal(rv, f"member {self._group.name(index)} refused the tombstone")
-            self._placed.add(index, connection, real)
+                raise refused(rv, f"member {self._group.name(index)} refused the tombstone")
+            self._placed.add(index, connection, real, find)
 
         try:
             on_each(self._group, work)

@@ -13,7 +13,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.keys import KEY_TYPES
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Template
+from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (
     KEY_CLASSES,
@@ -34,7 +34,7 @@ from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_a
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
-from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, refused
 from pyha.runtime.proving import (
     CheckValue,
     Proof,
@@ -46,6 +46,7 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import Wrapped, prove_copy, publish, require_wrapping, unwrap, wrap
+from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
 
@@ -75,13 +76,34 @@ def publish_originals(
             except MemberLost as loss:
                 group.lost(call.index, connection.generation, str(loss))
                 continue
-            except SessionRefused as refused:
-                raise Refusal(refused.rv, f"member {group.name(call.index)} refused a session") from None
+            except SessionRefused as refusal:
+                raise Refusal(refusal.rv, f"member {group.name(call.index)} refused a session") from None
             except SearchFailed as failure:
-                raise Refusal(failure.rv, f"member {group.name(call.index)} cannot read what it made") from None
+                raise refused(failure.rv, f"member {group.name(call.index)} cannot read what it made") from None
+            except Unreplicable:
+                _expect_originals(group, call, parts, results)
+                raise
             return ck.CKR_OK, _publish_all(group, session, call, values, parts, prepared)
         finally:
             connection.discard(call.real_session, group.deadline())
+
+
+def _expect_originals(group: GroupRuntime, call: MakeCall, parts: "list[Part]", results: list[Any]) -> None:
+    """That what went wrong did so with the originals in place: with their session or login they would be gone, and it
+    would say nothing of the key. Raises Disturbed."""
+    connection = call.connection
+    assert connection is not None
+    for part in parts:
+        query = (Query(ck.CKA_CLASS, 8),)
+        try:
+            rv, _ = connection.call(
+                "C_GetAttributeValue", group.deadline(), call.real_session, results[part.result], query
+            )
+        except (MemberLost, SessionRefused):
+            return
+        outcome = refused(rv, f"member {group.name(call.index)} forgot what it made")
+        if isinstance(outcome, Disturbed):
+            raise outcome from None
 
 
 def _original_values(values: list[Any], parts: "list[Part]", also: Template = ()) -> list[Any]:
@@ -97,6 +119,9 @@ def _refused(group: GroupRuntime, function: Function, values: list[Any], parts: 
     """The member refused the original. If it refuses the application's own call too, that is the answer."""
     own = _as_asked(group, function, values, parts)
     if own == ck.CKR_OK:
+        disturbed = refused(rv, "no original of it was made")
+        if isinstance(disturbed, Disturbed):
+            raise disturbed
         raise Unreplicable(f"no extractable original of it can be made: {rv_name(rv)}")
     return own
 
@@ -212,7 +237,8 @@ def _identity(shown: Shown, part: "Part", public: Shown) -> Identity:
     """The identity of the key to be: the original's, as a token object."""
     attributes = {kind: value for kind, value in shown.items() if kind in READ}
     attributes[ck.CKA_TOKEN] = b"\1" if wants_token(part.asked) else b"\0"
-    return identity_of(attributes, None, public.get(ck.CKA_EC_POINT))
+    # As it will be read: without an id nothing on a token says which public key is its own.
+    return identity_of(attributes, None, public.get(ck.CKA_EC_POINT) if attributes.get(ck.CKA_ID) else None)
 
 
 def _publish_all(
@@ -243,6 +269,7 @@ def _publish_all(
                 template = created_template(part.asked, prepared.shown[part.result], token=True)
                 made = create_everywhere(group, template, placed)
                 entry = group.objects.made(identity_of_made(group, made), made)
+            placed.unbind_forgotten(group, entry.handle)
             answer[part.result] = entry.handle
     except BaseException:
         creation.take_back()
@@ -255,6 +282,7 @@ def _publish_all(
 
 def create_everywhere(group: GroupRuntime, template: Template, placed: Placed) -> list[tuple[Connection, int]]:
     """An object that is no secret on every member that is in. Raises Refusal, NobodyLeft."""
+    find = made_with(template)
 
     def work(index: int, connection: Connection) -> int:
         def attempt(deadline: float) -> tuple[int, int]:
@@ -263,8 +291,8 @@ def create_everywhere(group: GroupRuntime, template: Template, placed: Placed) -
 
         rv, real = step(group, index, connection, "C_CreateObject", attempt)
         if rv != ck.CKR_OK or real is None:
-            raise Refusal(rv, f"member {group.name(index)} refused the object")
-        placed.add(index, connection, real)
+            raise refused(rv, f"member {group.name(index)} refused the object")
+        placed.add(index, connection, real, find)
         return real
 
     return on_each(group, work)
@@ -283,7 +311,7 @@ def identity_of_made(group: GroupRuntime, made: list[tuple[Connection, int]]) ->
             continue
         if identity is not None:
             return identity
-    raise Refusal(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
+    raise Disturbed(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
 
 
 def _for_session(
@@ -316,10 +344,10 @@ def _for_session(
         rv, real = step(group, index, connection, call.function.name, attempt)
     except MemberLost as loss:
         group.lost(index, connection.generation, str(loss))
-        raise Refusal(ck.CKR_DEVICE_ERROR, "the member that holds the session object was lost") from None
+        raise Disturbed(ck.CKR_DEVICE_ERROR, "the member that holds the session object was lost") from None
     if rv != ck.CKR_OK or real is None:
-        raise Refusal(rv, f"member {group.name(index)} refused the session object")
-    placed.add(index, connection, real)
+        raise refused(rv, f"member {group.name(index)} refused the session object")
+    placed.add(index, connection, real, went_with_its_login)
     home = (index, connection.generation)
     if part.object_class in KEY_CLASSES:
         assert prepared.key is not None
@@ -366,6 +394,7 @@ def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Pa
         creation.take_back()
         raise
     copy = group.objects.made(identity, made)
+    creation.placed.unbind_forgotten(group, copy.handle)
     copy.value_length = entry.value_length
     answer: list[Any] = [None] * len(values)
     answer[part.result] = copy.handle

@@ -56,14 +56,14 @@ class Proof(Protocol):
         discards. Raises MemberLost, SearchFailed."""
 
 
-def _well(rv: int) -> bool:
-    """Whether a step of a proof succeeded. Raises SearchFailed where the session or the login is lost, and the handles
-    of private objects with it, and MemberLost: what the member answers then says nothing of the key."""
+def well(rv: int, what: str = "the proof of a key") -> bool:
+    """Whether a step on the way to a proved copy succeeded. Raises SearchFailed where the session or the login is lost,
+    and the handles of private objects with it, and MemberLost: what the member answers then says nothing of the key."""
     judgement = verdict(Route.READ, rv)
     if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST, Verdict.HANDLE_STALE):
         raise SearchFailed(rv)
     if judgement is Verdict.MEMBER_LOST:
-        raise MemberLost(f"the proof of a key answered {rv_name(rv)}")
+        raise MemberLost(f"{what} answered {rv_name(rv)}")
     return rv == ck.CKR_OK
 
 
@@ -97,16 +97,16 @@ class Signature:
         mechanism = Mechanism(self.mechanism)
         verifier = _verifier(self.key_type, self.public)
         rv, public = make(connection, "C_CreateObject", deadline, session, verifier, None)
-        if not _well(rv):
+        if not well(rv):
             return False
-        if not _well(connection.call("C_SignInit", deadline, session, mechanism, copy)[0]):
+        if not well(connection.call("C_SignInit", deadline, session, mechanism, copy)[0]):
             return False
         rv, results = connection.call("C_Sign", deadline, session, _MESSAGE, Out(_SIGNATURE_ROOM))
-        if not _well(rv):
+        if not well(rv):
             return False
-        if not _well(connection.call("C_VerifyInit", deadline, session, mechanism, public)[0]):
+        if not well(connection.call("C_VerifyInit", deadline, session, mechanism, public)[0]):
             return False
-        return _well(connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0])
+        return well(connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,19 +151,19 @@ def encrypts_for_check_value(key_type: int) -> bool:
 def computed_check_value(connection: Connection, session: int, key: int, key_type: int, deadline: float) -> bytes:
     """The check value of a secret key (real handle) that its module does not tell: the encryption of a block of zeros,
     or for a key of no cipher SHA-1 over its value, three bytes; empty where the module does neither. Raises
-    MemberLost."""
+    MemberLost, SearchFailed."""
     if key_type in _ZERO_BLOCK:
         mechanism, block = _ZERO_BLOCK[key_type]
-        if connection.call("C_EncryptInit", deadline, session, Mechanism(mechanism), key)[0] != ck.CKR_OK:
+        if not well(connection.call("C_EncryptInit", deadline, session, Mechanism(mechanism), key)[0]):
             return b""
         rv, results = connection.call("C_Encrypt", deadline, session, bytes(block), Out(64))
-        return bytes(results[2][1][:_CHECK_VALUE]) if rv == ck.CKR_OK else b""
-    if connection.call("C_DigestInit", deadline, session, Mechanism(ck.CKM_SHA_1))[0] != ck.CKR_OK:
+        return bytes(results[2][1][:_CHECK_VALUE]) if well(rv) else b""
+    if not well(connection.call("C_DigestInit", deadline, session, Mechanism(ck.CKM_SHA_1))[0]):
         return b""
-    if connection.call("C_DigestKey", deadline, session, key)[0] != ck.CKR_OK:
+    if not well(connection.call("C_DigestKey", deadline, session, key)[0]):
         return b""
     rv, results = connection.call("C_DigestFinal", deadline, session, Out(64))
-    return bytes(results[1][1][:_CHECK_VALUE]) if rv == ck.CKR_OK else b""
+    return bytes(results[1][1][:_CHECK_VALUE]) if well(rv) else b""
 
 
 def public_proof(key_type: int, public: Mapping[int, bytes]) -> Signature | None:
@@ -192,7 +192,7 @@ def agreement(
     rv, results = connection.call(
         "C_GenerateKeyPair", deadline, session, Mechanism(generation), public, private, None, None
     )
-    if not _well(rv):
+    if not well(rv):
         return None
     wanted = ck.CKA_EC_POINT if key_type == ck.CKK_EC else ck.CKA_VALUE
     point = read_attributes(connection, session, results[4], (wanted,), deadline).get(wanted)
@@ -229,7 +229,7 @@ def _agree(connection: Connection, session: int, key: int, mechanism: Mechanism,
         Attribute(ck.CKA_VALUE_LEN, ulong(_AGREED)),
     )
     rv, secret = make(connection, "C_DeriveKey", deadline, session, mechanism, key, template, None)
-    if not _well(rv):
+    if not well(rv):
         return None
     return read_attributes(connection, session, secret, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
 
@@ -255,9 +255,9 @@ def prove_secret(connection: Connection, session: int, copy: int, check_value: b
     if shown:
         return shown == check_value
     wrong = bytes([check_value[0] ^ 1]) + check_value[1:]
-    if _well(_set_check_value(connection, session, copy, wrong, deadline)):
+    if well(_set_check_value(connection, session, copy, wrong, deadline)):
         return False
-    return _well(_set_check_value(connection, session, copy, check_value, deadline))
+    return well(_set_check_value(connection, session, copy, check_value, deadline))
 
 
 def _set_check_value(connection: Connection, session: int, key: int, value: bytes, deadline: float) -> int:

@@ -19,10 +19,11 @@ from pyha.ha.replication import domain_for, value_of
 from pyha.runtime import escrow
 from pyha.runtime.admission import domain_handles
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import destroy, make
+from pyha.runtime.housekeeping import make
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.outcomes import Refusal, Unreplicable
-from pyha.runtime.proving import Proof
+from pyha.runtime.outcomes import Unreplicable, refused
+from pyha.runtime.proving import Proof, well
+from pyha.runtime.refinding import made_with, record_like
 from pyha.runtime.steps import Placed, on_each, step
 
 _BLOB_ROOM = 16384
@@ -110,7 +111,7 @@ def _wrap_by(
         raise Unreplicable("the group has no RSA domain key for a secret of such a length")
     how = wrapping_mechanism(mechanism)
     rv, results = connection.call("C_WrapKey", deadline, session, how, handles.wrapping, original, Out(_BLOB_ROOM))
-    if rv != ck.CKR_OK:
+    if not well(rv, "C_WrapKey"):
         if not connection.alive(deadline):
             raise MemberLost(f"C_WrapKey answered {rv_name(rv)} and the probe failed")
         raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}")
@@ -232,19 +233,21 @@ def _place(
 ) -> int:
     """The token object on one member, proved where there is a proof that it can be put to: its real handle."""
 
-    earlier: list[int] = []
+    find = made_with(wrapped.template, proof)
+    tried = False
 
     def attempt(deadline: float) -> tuple[int, int]:
+        nonlocal tried
         session = connection.open_session(deadline)
         try:
-            for real in earlier:  # made by a first try whose proof met a lost session or login
-                if destroy(connection, session, real, deadline) != ck.CKR_OK:
-                    raise MemberLost("it forgot its login while a key was made there; it needs a resync")
+            if tried:  # made by a first try whose proof met a lost session or login
+                placed.take_back_last(connection, session, deadline)
+                tried = False
             rv, real = unwrap(group, connection, session, wrapped, wrapped.template, deadline)
             if rv != ck.CKR_OK:
                 return rv, 0
-            placed.add(index, connection, real)
-            earlier.append(real)
+            placed.add(index, connection, real, find)
+            tried = True
             if proof is not None and not proof.holds(connection, session, real, deadline):
                 raise _unproved(group, index)
             return rv, real
@@ -259,7 +262,7 @@ def _place(
 
 def _expect(group: GroupRuntime, index: int, rv: int) -> None:
     if rv != ck.CKR_OK:
-        raise Refusal(rv, f"member {group.name(index)} refused the copy of a key")
+        raise refused(rv, f"member {group.name(index)} refused the copy of a key")
 
 
 def unwrap(
@@ -294,6 +297,7 @@ def record_of(group: GroupRuntime, wrapped: Wrapped, identity: Identity) -> Escr
 
 def write_records(group: GroupRuntime, record: EscrowRecord, identity: Identity, placed: Placed) -> None:
     """Write a record on every member that is in. Raises Refusal, NobodyLeft."""
+    find = record_like(record, identity)
 
     def work(index: int, connection: Connection) -> None:
         rv, real = step(
@@ -304,7 +308,7 @@ def write_records(group: GroupRuntime, record: EscrowRecord, identity: Identity,
             lambda deadline: escrow.write(connection, record, identity, deadline),
         )
         if rv != ck.CKR_OK or real is None:
-            raise Refusal(rv, f"member {group.name(index)} refused the escrow record")
-        placed.add(index, connection, real)
+            raise refused(rv, f"member {group.name(index)} refused the escrow record")
+        placed.add(index, connection, real, find)
 
     on_each(group, work)

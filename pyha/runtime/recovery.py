@@ -166,7 +166,7 @@ def identities(connection: Connection, deadline: float) -> list[Identity]:
     """What every object of a logged-in member is, the group's own among them. Raises MemberLost, SessionRefused,
     SearchFailed."""
     shown = []
-    with housekeeping(connection, deadline) as session:
+    with housekeeping(connection, deadline, reads=True) as session:
         for real in search(connection, session, (), deadline):
             attributes = read_attributes(connection, session, real, READ, deadline)
             if attributes:

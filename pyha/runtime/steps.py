@@ -16,9 +16,10 @@ from pyha.cryptoki.names import rv_name
 from pyha.runtime import log
 from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import destroy, housekeeping
+from pyha.runtime.housekeeping import destroy, expect_login
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
-from pyha.runtime.outcomes import Refusal
+from pyha.runtime.outcomes import Disturbed, Refusal
+from pyha.runtime.refinding import Find
 
 T = TypeVar("T")
 
@@ -65,7 +66,9 @@ def step(
     try:
         policy = _Step(function, attempt, unbind)
         rv, values = settle(group, policy, index, connection, group.deadline(function.slow))
-    except (SessionRefused, NotThere) as refused:
+    except NotThere as disturbance:
+        raise Disturbed(disturbance.rv, f"member {group.name(index)} cannot do {name}") from None
+    except SessionRefused as refused:
         raise Refusal(refused.rv, f"member {group.name(index)} cannot do {name}") from None
     return rv, values[0] if values else None
 
@@ -93,45 +96,91 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     return done
 
 
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One object on one member (index, connection, real handle). `logins`: the connection's count of logins then, for
+    with a login go the handles of private objects. `find`: looks for it after that; None where nobody could."""
+
+    index: int
+    connection: Connection
+    real: int
+    logins: int
+    find: Find | None
+
+    @property
+    def forgotten(self) -> bool:
+        """Whether the handle went with its login."""
+        return self.connection.logins != self.logins
+
+
 @dataclass(slots=True)
 class Placed:
-    """What has been made so far, so that it can be taken back: (member index, connection, real handle, the connection's
-    count of logins then: with the login go the handles of private objects)."""
+    """What has been made so far, so that it can be taken back."""
 
-    objects: list[tuple[int, Connection, int, int]] = field(default_factory=list)
+    objects: list[Made] = field(default_factory=list)
 
-    def add(self, index: int, connection: Connection, real: int) -> None:
+    def add(self, index: int, connection: Connection, real: int, find: Find | None = None) -> None:
         """One object more."""
-        self.objects.append((index, connection, real, connection.logins))
+        self.objects.append(Made(index, connection, real, connection.logins, find))
 
     def has(self, connection: Connection, real: int) -> bool:
         """Whether this object is one of them."""
-        return any(each[1] is connection and each[2] == real for each in self.objects)
+        return any(each.connection is connection and each.real == real for each in self.objects)
+
+    def take_back_last(self, connection: Connection, session: int, deadline: float) -> None:
+        """Destroy what was made last, on its own member and a session of the caller's. Raises MemberLost where it is
+        there and cannot be found again, SearchFailed, SessionRefused."""
+        made = self.objects[-1]
+        assert made.connection is connection
+        _destroy_once(made, session, deadline)
+        self.objects.pop()
+
+    def unbind_forgotten(self, group: GroupRuntime, handle: int) -> None:
+        """The virtual handle keeps no real one that went with its login while others were made."""
+        for made in self.objects:
+            if made.forgotten and made.connection.bound.get(handle) == made.real:
+                group.objects.unbind(made.connection, handle)
 
     def take_back(self, group: GroupRuntime) -> None:
         """Destroy all of it, the last made first. A member that is lost is cleared at its resync."""
-        for index, connection, real, logins in reversed(self.objects):
+        for made in reversed(self.objects):
             try:
-                rv = _destroy(group, index, connection, real)
-                if rv != ck.CKR_OK and connection.logins != logins:
-                    raise MemberLost("it forgot its login while something was made there; it needs a resync")
+                rv = _destroy(group, made)
             except MemberLost as loss:
-                group.lost(index, connection.generation, str(loss))
+                group.lost(made.index, made.connection.generation, str(loss))
                 continue
             except Refusal as refusal:
                 rv = refusal.rv
             if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
                 log.log(
                     "error",
-                    f'group "{group.settings.label}": member {group.name(index)} keeps an object that was to be taken '
-                    f"back: C_DestroyObject answered {rv_name(rv)}",
+                    f'group "{group.settings.label}": member {group.name(made.index)} keeps an object that was to be '
+                    f"taken back: C_DestroyObject answered {rv_name(rv)}",
                 )
         self.objects.clear()
 
 
-def _destroy(group: GroupRuntime, index: int, connection: Connection, real: int) -> int:
+def _destroy(group: GroupRuntime, made: Made) -> int:
     def attempt(deadline: float) -> tuple[int, None]:
-        with housekeeping(connection, deadline) as session:
-            return destroy(connection, session, real, deadline), None
+        # Of its own, because looking for it again may leave session objects.
+        session = made.connection.open_session(deadline)
+        try:
+            return _destroy_once(made, session, deadline), None
+        finally:
+            made.connection.discard(session, deadline)
 
-    return step(group, index, connection, "C_DestroyObject", attempt)[0]
+    return step(group, made.index, made.connection, "C_DestroyObject", attempt)[0]
+
+
+def _destroy_once(made: Made, session: int, deadline: float) -> int:
+    """The CK_RV of destroying it under the handle it had, or has now. Raises MemberLost, SearchFailed,
+    SessionRefused."""
+    expect_login(made.connection, session, deadline)
+    if not made.forgotten:
+        rv = destroy(made.connection, session, made.real, deadline)
+        if rv == ck.CKR_OK or not made.forgotten:
+            return rv
+    found = made.find(made.connection, session, deadline) if made.find is not None else None
+    if found is None or len(found) > 1:
+        raise MemberLost("it forgot its login while something was made there; it needs a resync")
+    return destroy(made.connection, session, found[0], deadline) if found else ck.CKR_OK

@@ -36,7 +36,7 @@ def find(
     """The group's tombstones on this member: (real handle, tombstone). `of`: only those filed under this object's name.
     Of what the login of now shows; those that are damaged or may not be believed are named in the log and left out.
     Raises MemberLost, SessionRefused, SearchFailed."""
-    with housekeeping(connection, deadline) as session:
+    with housekeeping(connection, deadline, reads=True) as session:
         return list(_found(connection, session, group_id, of, deadline))
 
 
