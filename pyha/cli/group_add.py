@@ -25,9 +25,9 @@ from pyha.ha.settings import Role, TokenSnapshot
 from pyha.runtime import domain_keys, emptying, founding
 from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.housekeeping import SearchFailed
+from pyha.runtime.inventory import identities
 from pyha.runtime.mechanisms import common_mechanisms, offered
 from pyha.runtime.member import MemberLost, SessionRefused
-from pyha.runtime.recovery import identities
 from pyha.runtime.restoring import refuse_strangers
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 

@@ -103,7 +103,7 @@ def is_exact(identity: Identity) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How many objects only the returned member has (`surplus`), and how many only the others have (`missing`)."""
+    """How many objects only the one token has (`surplus`), and how many only the other (`missing`)."""
 
     missing: int
     surplus: int
@@ -112,10 +112,10 @@ class Difference:
         return bool(self.missing or self.surplus)
 
 
-def compare(reference: Iterable[Identity], returned: Iterable[Identity]) -> Difference:
-    """What the token objects of a returned member lack or have too many against those of a member that serves."""
-    expected = Counter(_told(identity) for identity in reference if identity.token)
-    found = Counter(_told(identity) for identity in returned if identity.token)
+def compare(reference: Iterable[Identity], other: Iterable[Identity]) -> Difference:
+    """What the token objects of one token lack or have too many against those of the reference, roughly: by name, value
+    and twin."""
+    expected, found = (Counter(_told(each) for each in identities if each.token) for identities in (reference, other))
     return Difference((expected - found).total(), (found - expected).total())
 
 

@@ -126,7 +126,7 @@ def _present_on(group: GroupRuntime, index: int, connection: Connection, entry: 
         if real is None:
             return ck.CKR_OK, ()
         with housekeeping(connection, deadline) as session:
-            return ck.CKR_OK, _present(connection, session, real, wanted, deadline)
+            return ck.CKR_OK, present_attributes(connection, session, real, wanted, deadline)
 
     return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or ()
 
@@ -177,7 +177,9 @@ def _wrapped_now(
             length = key_length(group, connection, session, real, entry, deadline)
             if length is not None:
                 shown[ck.CKA_VALUE_LEN] = ulong(length)
-            present = _present(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
+            present = present_attributes(
+                connection, session, real, settable_in_unwrap(object_class, key_type), deadline
+            )
             template = restated_template(present, changes, object_class, key_type)
         # On a session of its own, because the proof leaves session objects.
         session = connection.open_session(deadline)
@@ -225,7 +227,9 @@ def _proof(
     return found
 
 
-def _present(connection: Connection, session: int, real: int, wanted: tuple[int, ...], deadline: float) -> Template:
+def present_attributes(
+    connection: Connection, session: int, real: int, wanted: tuple[int, ...], deadline: float
+) -> Template:
     """What the object has of these attributes. Raises MemberLost, SearchFailed."""
     plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in _DATES)
     found = read_attributes(connection, session, real, plain, deadline)

@@ -144,6 +144,26 @@ def publish(
     )
 
 
+def publish_on(
+    group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof, placed: Placed
+) -> int:
+    """Put the key on one member, which need not be in yet: its real handle. Raises as `publish` does, and
+    MemberLost."""
+    direct = _proves_itself(wrapped.template, proof)
+    for_ever = value_of(wrapped.template, ck.CKA_DESTROYABLE) == b"\0"
+    if not direct or for_ever:
+        _try(group, index, connection, wrapped, proof, for_ever)
+    return _place(group, index, connection, wrapped, proof if direct else None, placed)
+
+
+def session_copy(
+    group: GroupRuntime, connection: Connection, session: int, wrapped: Wrapped, needs: int, deadline: float
+) -> tuple[int, int]:
+    """A copy on `session` that has the usage flag `needs`, for a proof: (CK_RV, real handle). Raises MemberLost,
+    SessionRefused."""
+    return unwrap(group, connection, session, wrapped, _provable(wrapped.template, needs), deadline)
+
+
 def _proves_itself(template: Template, proof: Proof) -> bool:
     """Whether the published object itself can be put to the proof."""
     if proof.needs is None:
@@ -185,10 +205,14 @@ def prove_copy(
 
 def _for_proof(template: Template, proof: Proof) -> Template:
     """The template of a session copy that can be put to the proof."""
+    return _provable(template, proof.needs)
+
+
+def _provable(template: Template, needs: int | None) -> Template:
     return (
         Attribute(ck.CKA_TOKEN, b"\0"),
         *(
-            Attribute(each.type, b"\1") if each.type == proof.needs else each
+            Attribute(each.type, b"\1") if each.type == needs else each
             for each in template
             if each.type not in _HINDERS_PROOF
         ),

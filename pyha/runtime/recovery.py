@@ -1,28 +1,26 @@
-"""Bringing a lost member back: connect, log in, admit, compare, and only then serve.
+"""Bringing a lost member back: connect, log in, admit, resynchronise, and only then serve.
 
 One attempt on one member; when attempts are made is decided by `pyha.ha.recovery`, by whom by `monitor` and the
-provider. While the comparison runs no token object of the group is made, changed or destroyed by any process of this
-host.
+provider. While a resync runs no token object of the group is made, changed or destroyed by any process of this host.
+Locks: creations and changes are excluded before the login lock is taken, never while it is held.
 
-Source: SEMANTICS.md section 4 (recovery).
+Source: SEMANTICS.md sections 4 (recovery) and 5 (resync).
 """
 
 from collections.abc import Collection
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.domain import APPLICATION
 from pyha.ha.group import Cause, Occasion
-from pyha.ha.identity import READ, Identity, with_twins
-from pyha.ha.inventory import compare
-from pyha.ha.tombstones import is_tombstone_label
-from pyha.runtime import log, tombstones
+from pyha.ha.settings import Unreplicable
+from pyha.ha.telling import conflict_line
+from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
-from pyha.runtime.binding import value_hash
-from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime, NobodyLeft
-from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
+from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable
+from pyha.runtime.turns import Occupied, alone, resync_member
 
 
 class NotYet(Exception):
@@ -48,18 +46,18 @@ def asked(group: GroupRuntime, indices: Collection[int]) -> None:
 def on_call(group: GroupRuntime) -> None:
     """The seed's rule, inside the application's own call: what is due is tried before the call goes on."""
     for index in due(group, Occasion.CALL):
-        recover(group, index)
+        recover(group, index, group.deadline(slow=True))
 
 
 def after_login(group: GroupRuntime) -> None:
     """The application has logged in: members that waited for that are tried, once."""
     for index in due(group, Occasion.LOGIN):
-        recover(group, index)
+        recover(group, index, group.deadline(slow=True))
 
 
-def recover(group: GroupRuntime, index: int) -> bool:
-    """One attempt to bring a failed member back. False where it failed, or where somebody else makes one. Raises
-    nothing."""
+def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool:
+    """One attempt to bring a failed member back. False where it failed, or where somebody else makes one. `until`: of
+    a resync that takes longer the next attempt does the rest (monotonic seconds). Raises nothing."""
     generation = group.begin_recovery(index)
     if generation is None:
         return False
@@ -71,7 +69,7 @@ def recover(group: GroupRuntime, index: int) -> bool:
         with group.arriving(connection):
             connection.connect(group.deadline())
             group.learn_from(index, connection)
-            unsynchronised = _admit(group, index, connection)
+            unsynchronised = _admit(group, index, connection, until)
     except NotYet as refusal:
         reason, cause = str(refusal), refusal.cause
     except (MemberLost, SessionRefused, SearchFailed) as loss:
@@ -90,37 +88,42 @@ def recover(group: GroupRuntime, index: int) -> bool:
     return True
 
 
-def _admit(group: GroupRuntime, index: int, connection: Connection) -> bool:
-    """Let the member serve; whether it does so unsynchronised. Raises NotYet, MemberLost, SessionRefused,
+def _admit(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> bool:
+    """Let the member serve; whether it does so unsynchronised. Raises NotYet, NobodyLeft, MemberLost, SessionRefused,
     SearchFailed."""
-    deadline = group.deadline()
     if group.raw:
         group.join(index, connection, unsynchronised=False)
         return False
-    alone = not group.value.serving()
+    _enter(group, index, connection)
+    try:
+        while True:
+            if _has_something_to_resync(group):
+                _resync(group, index, connection, until)
+                return False
+            with alone(group):
+                if not _has_something_to_resync(group):
+                    unsynchronised = not group.value.serving()
+                    _join(group, index, connection, unsynchronised)
+                    return unsynchronised
+    except Occupied as reason:
+        raise NotYet(str(reason), Cause.LOST) from None
+
+
+def _enter(group: GroupRuntime, index: int, connection: Connection) -> None:
+    """Bring it to the application's login, and see that it is a member still."""
+    deadline = group.deadline()
     with group.login_lock:
         if group.sessions:
             connection.anchor(deadline)
         if group.user is not None:
             _log_in(group, index, connection, deadline)
-        elif not alone:
+        elif group.value.serving():
             raise NotYet("awaiting login: its objects can be compared only then", Cause.AWAITING_LOGIN)
         try:
             if group.user == ck.CKU_USER:
                 locate(group, connection, deadline)
         except NotAdmitted as refusal:
             raise NotYet(f"not a member any more: {refusal}", Cause.NOT_A_MEMBER) from None
-        try:
-            with group.changes.alone(deadline) as here:
-                alone = not group.value.serving()
-                if not alone and group.user == ck.CKU_USER:
-                    _compare(group, index, connection, deadline)
-                    if here.disturbed:
-                        raise NotYet("objects were made or changed while it was compared", Cause.LOST)
-                group.join(index, connection, unsynchronised=alone)
-        except GateTimeout:
-            raise NotYet("objects are being made or changed, or another process resynchronises", Cause.LOST) from None
-    return alone
 
 
 def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: float) -> None:
@@ -130,45 +133,46 @@ def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: f
         raise NotYet(str(refusal), Cause.LOGIN_REFUSED) from None
 
 
-def _compare(group: GroupRuntime, returning: int, connection: Connection, deadline: float) -> None:
-    """Raises NotYet where the member's objects differ from those of the primary, or those cannot be told now;
-    MemberLost, SessionRefused, SearchFailed where the member's own cannot."""
-    index, reference = group.present()[0]
+def _has_something_to_resync(group: GroupRuntime) -> bool:
+    """Whether there is a member to compare it with, and a login that shows all objects."""
+    return bool(group.value.serving()) and group.user == ck.CKU_USER
+
+
+def _resync(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> None:
+    """Resynchronise, and let it serve in the same breath."""
+
+    def then(outcome: Outcome) -> None:
+        for conflict in outcome.left:
+            log.log("warning", f'group "{group.settings.label}": resync: {conflict_line(conflict, outcome.names)}')
+        reasons = outcome.bars(group.name(index), group.settings.unreplicable is Unreplicable.PIN)
+        if reasons:
+            more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+            raise NotYet(f"its objects differ: {reasons[0]}{more}", Cause.DIFFERS)
+        _join(group, index, connection, unsynchronised=False)
+
     try:
-        expected = identities(reference, deadline)
-        missed = [tombstone for _, tombstone in tombstones.find(reference, group.settings.id, deadline)]
-    except MemberLost as loss:
-        group.lost(index, reference.generation, str(loss))
-        raise NotYet("the member to compare it with was lost", Cause.LOST) from None
-    except (SessionRefused, SearchFailed) as failure:
-        raise NotYet(f"member {group.name(index)} cannot be compared with: {failure}", Cause.LOST) from None
-    name = group.settings.members[returning].recorded_as
-    if any(tombstone.now is not None and name in tombstone.pending for tombstone in missed):
-        raise NotYet("it needs a resync: attributes were set while it was out", Cause.DIFFERS)
-    # A deletion that it missed shows by itself: the object is there, or it is not.
-    difference = compare(_without_tombstones(expected), _without_tombstones(identities(connection, deadline)))
-    if difference:
-        raise NotYet(
-            f"its objects differ, it needs a resync: {difference.missing} missing, {difference.surplus} too many",
-            Cause.DIFFERS,
+        outcome = resync_member(group, index, connection, until, then)
+    except LostMeanwhile as loss:
+        if loss.index == index:
+            raise MemberLost(str(loss)) from None
+        group.lost(loss.index, loss.connection.generation, str(loss))
+        raise NotYet("a member that it was resynchronised with was lost", Cause.LOST) from None
+    except Unreadable as failure:
+        raise NotYet(str(failure), Cause.LOST) from None
+    if outcome.done:
+        log.log(
+            "notice",
+            f'group "{group.settings.label}": member {group.name(index)}: resync carried out {outcome.done} steps',
         )
+    if not outcome.finished:
+        raise NotYet("its resync is not at its end yet, and goes on at the next attempt", Cause.LOST)
 
 
-def _without_tombstones(held: list[Identity]) -> list[Identity]:
-    return [
-        each
-        for each in held
-        if each.get(ck.CKA_APPLICATION) != APPLICATION or not is_tombstone_label(each.get(ck.CKA_LABEL) or b"")
-    ]
-
-
-def identities(connection: Connection, deadline: float) -> list[Identity]:
-    """What every object of a logged-in member is, the group's own among them. Raises MemberLost, SessionRefused,
-    SearchFailed."""
-    shown = []
-    with housekeeping(connection, deadline, reads=True) as session:
-        for real in search(connection, session, (), deadline):
-            attributes = read_attributes(connection, session, real, READ, deadline)
-            if attributes:
-                shown.append((attributes, value_hash(connection, session, real, attributes, deadline)))
-    return with_twins(shown)
+def _join(group: GroupRuntime, index: int, connection: Connection, unsynchronised: bool) -> None:
+    """It serves, if the application is still logged in as the member is."""
+    with group.login_lock:
+        if connection.logged_in != group.user:
+            raise NotYet("the application's login changed meanwhile", Cause.LOST)
+        if group.sessions:
+            connection.anchor(group.deadline())
+        group.join(index, connection, unsynchronised)

@@ -1,0 +1,231 @@
+"""One object from one member to another: the only way in which resync makes an object.
+
+What is no secret is read and created. A key goes wrapped under a domain key, by C_WrapKey on its source or from its
+escrow record, and is proved on the member that it comes to as a new key is; what is not proved is taken back.
+
+Source: SEMANTICS.md section 5; REPLICATION.md (attributes of a copy).
+"""
+
+from collections.abc import Mapping
+
+from pyha.cryptoki import constants as ck
+from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
+from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.values import Attribute, Template
+from pyha.ha.identity import Identity, flag, ulong
+from pyha.ha.records import EscrowRecord
+from pyha.ha.replication import (
+    KEY_CLASSES,
+    attributes_to_create,
+    created_template,
+    guards,
+    restated_template,
+    value_of,
+)
+from pyha.ha.settling import template_of
+from pyha.ha.steps import Copy
+from pyha.runtime.copying import present_attributes
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import create, housekeeping, read_attributes, search
+from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.proving import (
+    Proof,
+    agreement,
+    can_agree,
+    check_value_proof,
+    computed_check_value,
+    encrypts_for_check_value,
+    public_proof,
+)
+from pyha.runtime.publishing import Wrapped, publish_on, session_copy, wrap
+from pyha.runtime.steps import Placed, step
+
+Place = tuple[int, Connection]
+"""A member: its index in the group, and its connection."""
+
+_FROM_SOURCE = (
+    ck.CKA_START_DATE,
+    ck.CKA_END_DATE,
+    ck.CKA_ALLOWED_MECHANISMS,
+    ck.CKA_WRAP_TEMPLATE,
+    ck.CKA_COPYABLE,
+    ck.CKA_DESTROYABLE,
+    ck.CKA_MODIFIABLE,
+)
+"""Of an object that is no secret, beside what it is created from. Not CKA_TRUSTED, which only the SO gives: a copy is
+not trusted until he says so."""
+
+_TRUE_BY_DEFAULT = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
+
+
+class SourceLost(Exception):
+    """The member that the object was to come from is gone."""
+
+
+def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int:
+    """Bring the object with this handle on `source` to `target`: its handle there. Raises Unreplicable, Refusal,
+    MemberLost (of the target), SourceLost."""
+    if copy.identity.object_class not in KEY_CLASSES:
+        return _create(group, source, real, target, copy)
+    placed = Placed()
+    try:
+        wrapped, proof = _wrapped(group, source, real, copy)
+        return publish_on(group, *target, wrapped, proof, placed)
+    except BaseException:
+        placed.take_back(group)
+        raise
+
+
+def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int:
+    wanted = attributes_to_create(copy.identity.object_class or 0, copy.identity.key_type)
+
+    def read(deadline: float) -> tuple[int, Template]:
+        with housekeeping(source[1], deadline) as session:
+            original = read_attributes(source[1], session, real, wanted, deadline)
+            present = present_attributes(source[1], session, real, _FROM_SOURCE, deadline)
+        return ck.CKR_OK, created_template(_settled(present, copy), original, token=True)
+
+    try:
+        _, template = step(group, *source, "C_GetAttributeValue", read)
+    except MemberLost as loss:
+        raise SourceLost(str(loss)) from None
+
+    def make(deadline: float) -> tuple[int, int]:
+        with housekeeping(target[1], deadline) as session:
+            return create(target[1], session, template or (), deadline)
+
+    rv, made = step(group, *target, "C_CreateObject", make)
+    if rv != ck.CKR_OK or made is None:
+        raise Refusal(rv, f"member {group.name(target[0])} refuses it")
+    return made
+
+
+def _settled(present: Template, copy: Copy) -> Template:
+    """What the source has, with the settings that every member is to have."""
+    settings = dict(copy.settings)
+    return tuple(Attribute(each.type, settings.get(each.type, each.value)) for each in present)
+
+
+def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple[Wrapped, Proof]:
+    """The key in wrapped form, and how its copy is proved. Raises Unreplicable, Refusal, SourceLost."""
+    index, connection = source
+
+    def attempt(deadline: float) -> tuple[int, tuple[Wrapped, Proof]]:
+        # On a session of its own, because proofs leave session objects.
+        session = connection.open_session(deadline)
+        try:
+            if copy.record is not None:
+                wrapped = _from_record(group, copy, copy.record)
+                return ck.CKR_OK, (wrapped, _proof(group, connection, session, real, copy.identity, wrapped, deadline))
+            return ck.CKR_OK, _wrap(group, connection, session, real, copy, deadline)
+        finally:
+            connection.discard(session, deadline)
+
+    try:
+        rv, made = step(group, index, connection, "C_WrapKey", attempt)
+    except MemberLost as loss:
+        raise SourceLost(str(loss)) from None
+    if made is None:
+        raise Unreplicable(f"it cannot be wrapped: {rv_name(rv)}")
+    return made
+
+
+def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Wrapped:
+    identity = copy.identity
+    object_class, key_type = identity.object_class or 0, identity.key_type or 0
+    said = {each.type for each in record.template}
+    more = tuple(each for each in template_of(identity, copy.settings) if each.type in said or _is_told(each))
+    template = restated_template(record.template, more, object_class, key_type)
+    if not guards(record.domain, template):
+        raise Unreplicable("its escrow record is under a domain key that would let it leave")
+    shown = {ck.CKA_CLASS: ulong(object_class), ck.CKA_KEY_TYPE: ulong(key_type)}
+    if record.check_value:
+        shown[ck.CKA_CHECK_VALUE] = record.check_value
+    return Wrapped(record.domain, record.mechanism, record.blob, template, shown, record.value_length)
+
+
+def _is_told(attribute: Attribute) -> bool:
+    """Whether it says something else than an object has that is told nothing."""
+    if attribute.type in _TRUE_BY_DEFAULT:
+        return not flag(attribute.value)
+    return any(attribute.value)
+
+
+def _wrap(
+    group: GroupRuntime, connection: Connection, session: int, real: int, copy: Copy, deadline: float
+) -> tuple[Wrapped, Proof]:
+    identity = copy.identity
+    object_class, key_type = identity.object_class or 0, identity.key_type or 0
+    told = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE, ck.CKA_VALUE_LEN)
+    shown = read_attributes(connection, session, real, told, deadline)
+    present = present_attributes(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
+    said = {each.type for each in present}
+    changes = tuple(each for each in template_of(identity, copy.settings) if each.type in said)
+    template = restated_template(present, changes, object_class, key_type)
+    proof: Proof | None = None
+    if object_class == ck.CKO_SECRET_KEY:
+        # First: which wrapping keeps its length is found out by it.
+        proof = _secret_proof(connection, session, real, key_type, shown, present, deadline)
+    wrapped = wrap(group, connection, session, real, shown, template, proof, deadline)
+    return wrapped, proof or _proof(group, connection, session, real, identity, wrapped, deadline)
+
+
+def _secret_proof(
+    connection: Connection,
+    session: int,
+    real: int,
+    key_type: int,
+    shown: Mapping[int, bytes],
+    present: Template,
+    deadline: float,
+) -> Proof:
+    check_value = b""
+    if flag(value_of(present, ck.CKA_ENCRYPT)) or not encrypts_for_check_value(key_type):
+        check_value = computed_check_value(connection, session, real, key_type, deadline)
+    return check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
+
+
+def _proof(
+    group: GroupRuntime,
+    connection: Connection,
+    session: int,
+    real: int,
+    identity: Identity,
+    wrapped: Wrapped,
+    deadline: float,
+) -> Proof:
+    """How a copy made from this wrapped form is proved. Raises Unreplicable, MemberLost, SearchFailed."""
+    key_type = identity.key_type or 0
+    if identity.object_class == ck.CKO_SECRET_KEY:
+        return check_value_proof(wrapped.shown.get(ck.CKA_CHECK_VALUE) or identity.get(ck.CKA_CHECK_VALUE))
+    proof: Proof | None = public_proof(key_type, _public(connection, session, identity, deadline))
+    if proof is None and can_agree(key_type):
+        # Nobody knows its public key: what the source unwraps and what the target unwraps have to be one key.
+        shown = read_attributes(connection, session, real, KEY_TYPES[key_type].on_private, deadline)
+        rv, copy = session_copy(group, connection, session, wrapped, ck.CKA_DERIVE, deadline)
+        if rv == ck.CKR_OK:
+            proof = agreement(connection, session, copy, key_type, shown, deadline)
+    if proof is None:
+        raise Unreplicable("a copy of such a private key cannot be proved")
+    return proof
+
+
+def _public(connection: Connection, session: int, identity: Identity, deadline: float) -> dict[int, bytes]:
+    """What is known of the public key of a private one: from itself, its twin, or an object with its CKA_ID."""
+    known = dict(identity.attributes)
+    if identity.twin:
+        known[ck.CKA_EC_POINT] = identity.twin
+    row = KEY_TYPES.get(identity.key_type or 0)
+    missing = [kind for kind in row.public if kind not in known] if row is not None else []
+    key_id = identity.get(ck.CKA_ID)
+    if missing and ck.CKA_EC_POINT not in missing and key_id:
+        template = (
+            Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
+            Attribute(ck.CKA_KEY_TYPE, ulong(identity.key_type or 0)),
+            Attribute(ck.CKA_ID, key_id),
+        )
+        found = search(connection, session, template, deadline)
+        if len(found) == 1:
+            known.update(read_attributes(connection, session, found[0], missing, deadline))
+    return known

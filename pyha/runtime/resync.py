@@ -1,0 +1,205 @@
+"""Resync: plan what makes members hold the same, and carry it out.
+
+Knows members by their connections; one of them may be on its way back and not be in yet. What a member refuses is
+named and left, and the rest goes on; when all is done a new plan is made, to see that nothing is left. The caller
+excludes creations and changes meanwhile.
+
+Source: SEMANTICS.md section 5; docs/resync.md.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pyha.ha.group import State
+from pyha.ha.identity import Identity, identity_of
+from pyha.ha.inventory import Side
+from pyha.ha.replication import KEY_CLASSES
+from pyha.ha.resync import PASSES, plan
+from pyha.ha.settling import weakens
+from pyha.ha.steps import Change, Clear, Conflict, Copy, Delete, Plan, Step, Write
+from pyha.ha.telling import conflict_line, line
+from pyha.runtime.cloning import Place, SourceLost
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.housekeeping import SearchFailed
+from pyha.runtime.inventory import Lookout, read_inventory
+from pyha.runtime.member import MemberLost, SessionRefused
+from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.resync_steps import carry_out
+
+Watch = Callable[[int, int, str], None]
+"""Told of each step that was carried out: (how many of them, of how many, the step in words)."""
+
+
+class LostMeanwhile(Exception):
+    """A member was lost in the middle of a resync: its index in the group, and why."""
+
+    def __init__(self, place: Place, reason: str) -> None:
+        super().__init__(reason)
+        self.index, self.connection = place
+
+
+class Unreadable(Exception):
+    """What a member holds cannot be told now: one phrase that names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a resync came to. `names`: of the members, by the numbers that steps and conflicts have. `first`: the plan
+    as it was made first. `done`: steps carried out. `left`: what it did not mend. `finished`: nothing else is left to
+    do; False where it was only planned, where `cut` (its turn was over), or where others make objects all the time."""
+
+    names: tuple[str, ...]
+    first: Plan
+    done: int
+    left: tuple[Conflict, ...]
+    finished: bool
+    cut: bool = False
+
+    def bars(self, name: str, pinned: bool) -> tuple[str, ...]:
+        """Why this member may not serve, a line each. `pinned`: the group lets keys be on some members only."""
+        return tuple(
+            conflict_line(each, self.names)
+            for each in self.left
+            if self.names[each.member] == name and each.bars and not (each.pinnable and pinned)
+        )
+
+
+def resynchronise(
+    group: GroupRuntime,
+    members: Sequence[Place],
+    only: int | None = None,
+    dry: bool = False,
+    turn: float | None = None,
+    watch: Watch = lambda done, total, step: None,
+) -> Outcome:
+    """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
+    one member that is to be changed. `dry`: only plan. `turn`: begin no step but the first after so many seconds, or
+    after as many as planning took. Raises LostMeanwhile, Unreadable."""
+    work = _Work(group, tuple(members), only, turn, watch)
+    first: Plan | None = None
+    for _ in range(PASSES + 1):
+        made = work.plan()
+        first = first or made
+        steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
+        if dry or not steps:
+            return work.outcome(first, made, finished=not steps)
+        if not work.carry_out(steps):
+            return replace(work.outcome(first, made, finished=False), cut=True)
+    # Somebody of another host makes and changes objects all the time: the next attempt goes on.
+    return work.outcome(first or Plan(), Plan(), finished=False)
+
+
+class _Work:
+    """One resync. `failed`: steps that a member refused, by what they were to do."""
+
+    def __init__(
+        self, group: GroupRuntime, members: tuple[Place, ...], only: int | None, turn: float | None, watch: Watch
+    ) -> None:
+        self.failed: dict[tuple[object, ...], Conflict] = {}
+        self.names = tuple(group.name(index) for index, _ in members)
+        self._group = group
+        self._members = members
+        self._only = only
+        self._turn = turn
+        self._start = group.clock()
+        self._until: float | None = None
+        self._watch = watch
+        self._done = 0
+        self._lookouts: list[Lookout] = []
+
+    def plan(self) -> Plan:
+        """Read what all members hold now. Raises LostMeanwhile, Unreadable."""
+        sides = []
+        self._lookouts = []
+        for place in self._members:
+            index, connection = place
+            start = self._group.clock()
+            try:
+                with self._attributed(place):
+                    inventory, handles = read_inventory(self._group, connection)
+            except (SearchFailed, SessionRefused) as failure:
+                raise Unreadable(f"member {self._group.name(index)} cannot be compared with: {failure}") from None
+            self._lookouts.append(Lookout(self._group, connection, handles, start))
+            recorded_as = self._group.settings.members[index].recorded_as
+            sides.append(Side(self._group.name(index), recorded_as, inventory))
+        made = plan(sides, _configured(self._group), self._only)
+        if self._turn is not None and self._until is None:
+            now = self._group.clock()
+            self._until = now + max(self._turn, now - self._start)
+        return made
+
+    def carry_out(self, steps: Sequence[Step]) -> bool:
+        """Whether it came to the end of them in time. Raises LostMeanwhile."""
+        troubled: set[int] = set()  # members on which a deletion or a change did not succeed
+        for count, step in enumerate(steps):
+            if count and self._until is not None and self._group.clock() >= self._until:
+                return False
+            if isinstance(step, Write | Clear) and step.presumes & troubled:
+                continue
+            try:
+                with self._attributed(self._members[step.member]):
+                    self._look(step)
+                    carry_out(self._group, self._members, self._lookouts, step)
+            except (Refusal, Unreplicable, SearchFailed, SessionRefused) as refusal:
+                self.failed[self.key(step)] = _conflict(step, str(refusal))
+                if isinstance(step, Delete | Change):
+                    troubled.add(step.member)
+                continue
+            except SourceLost as loss:
+                assert isinstance(step, Copy | Change)
+                source = step.source if isinstance(step, Copy) else (step.origin or (0, 0))[0]
+                raise LostMeanwhile(self._members[source], str(loss)) from None
+            self._done += 1
+            self._watch(count + 1, len(steps), line(step, self.names))
+        return True
+
+    def _look(self, step: Step) -> None:
+        """See what others have made meanwhile, where that could be what the step is about."""
+        if isinstance(step, Copy):
+            self._lookouts[step.member].look()
+        elif isinstance(step, Clear) and step.orphan:
+            for place, lookout in zip(self._members, self._lookouts, strict=True):
+                with self._attributed(place):
+                    lookout.look()
+
+    @contextmanager
+    def _attributed(self, place: Place) -> Iterator[None]:
+        try:
+            yield
+        except MemberLost as loss:
+            raise LostMeanwhile(place, str(loss)) from None
+
+    @staticmethod
+    def key(step: Step) -> tuple[object, ...]:
+        """What a step is about, in whatever plan and by whatever handle."""
+        if isinstance(step, Write | Clear):
+            return type(step), step.member, step.label, step.record
+        return type(step), step.member, step.identity
+
+    def outcome(self, first: Plan, last: Plan, finished: bool) -> Outcome:
+        """Of all that was done."""
+        still = {self.key(each) for each in last.steps}
+        left = (*last.conflicts, *(each for key, each in self.failed.items() if key in still))
+        return Outcome(self.names, first, self._done, left, finished)
+
+
+def _configured(group: GroupRuntime) -> frozenset[str]:
+    members = zip(group.settings.members, group.value.members, strict=False)
+    return frozenset(settings.recorded_as for settings, member in members if member.state is not State.REMOVED)
+
+
+def _conflict(step: Step, reason: str) -> Conflict:
+    """A step that was refused: what is left of it."""
+    if isinstance(step, Delete):
+        return Conflict(step.member, step.identity, f"it cannot be deleted: {reason}", bars=step.superseded)
+    if isinstance(step, Change):
+        bars = step.superseded or weakens(step.changes)
+        return Conflict(step.member, step.identity, f"it cannot be changed: {reason}", bars=bars)
+    if isinstance(step, Copy):
+        is_key = step.identity.object_class in KEY_CLASSES
+        return Conflict(step.member, step.identity, f"it cannot be copied: {reason}", bars=True, pinnable=is_key)
+    return Conflict(step.member, _OF_RECORDS, f"{step.label.decode(errors='replace')}: {reason}")
+
+
+_OF_RECORDS: Identity = identity_of({})
