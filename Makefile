@@ -2,9 +2,9 @@
 
 SHELL := /bin/bash
 BIN := .venv/bin
-PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libp11-kit-dev opensc openssl p11-kit \
+PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libnss3-tools libp11-kit-dev opensc openssl p11-kit \
             python3 python3-dev python3-venv softhsm2
-CLIENTS := curl gnutls-bin libnss3-tools nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
+CLIENTS := curl gnutls-bin nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
 EXAMPLES ?= 1000
 

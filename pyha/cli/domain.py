@@ -28,6 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set for the helper of a token that is named by its URI",
     )
+    restore.add_argument(
+        "--reserved",
+        metavar="MODULE=STRING",
+        action="append",
+        default=[],
+        help="what the module at this path wants as C_Initialize's pReserved",
+    )
     restore.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
     _common(restore)
     restore.set_defaults(run=_run_restore)

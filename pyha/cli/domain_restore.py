@@ -11,16 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from pyha.cli import memory, pin, sealing
+from pyha.cli import memory, new_member, pin, sealing
 from pyha.cli.config import group_named
 from pyha.cli.entering import SharedPin, candidate_of
 from pyha.cli.errors import Mistake, warn
 from pyha.ha.fingerprints import Fingerprints
-from pyha.ha.settings import Role
-from pyha.runtime import domain_keys, schema, uri
+from pyha.runtime import domain_keys
 from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.restoring import Backup, restore_onto
-from pyha.runtime.settings import GroupSettings, MemberSettings
+from pyha.runtime.settings import GroupSettings
 
 _PREFIX = "pkcs11:"
 
@@ -28,7 +27,7 @@ _PREFIX = "pkcs11:"
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 0 where the token holds the keys now. Raises Mistake."""
     group = group_named(arguments.config, arguments.label)
-    group, target = _with_target(group, arguments.target, arguments.environment)
+    group, target = _with_target(group, arguments.target, arguments.environment, arguments.reserved)
     memory.protect()
     with (
         opened(arguments) as backup,
@@ -94,38 +93,29 @@ def opened(arguments: argparse.Namespace) -> Iterator[Backup]:
         yield backup
 
 
-def _with_target(group: GroupSettings, text: str, environment: list[str]) -> tuple[GroupSettings, int]:
+def _with_target(
+    group: GroupSettings, text: str, environment: list[str], reserved: list[str]
+) -> tuple[GroupSettings, int]:
     """The group and the index of the member that is meant, which is a further one where a URI was given. Raises
     Mistake."""
     for index, member in enumerate(group.members):
         if member.name == text:
-            if environment:
-                raise Mistake("--environment is for a token that is named by its URI: a member has its own")
+            if environment or reserved:
+                raise Mistake("--environment and --reserved are for a token that is named by its URI")
             return group, index
     if not text.startswith(_PREFIX):
         names = ", ".join(member.name for member in group.members)
         raise Mistake(f'"{group.label}" has no member {text} (it has {names}), and it is no PKCS #11 URI')
-    return with_further(group, text, environment)
+    return with_further(group, text, environment, reserved)
 
 
-def with_further(group: GroupSettings, text: str, environment: list[str]) -> tuple[GroupSettings, int]:
+def with_further(
+    group: GroupSettings, text: str, environment: list[str], reserved: list[str]
+) -> tuple[GroupSettings, int]:
     """The group with one member more, which this URI names, and its index. Raises Mistake."""
-    try:
-        address = uri.parse(text)
-    except uri.UriError as error:
-        raise Mistake(str(error)) from None
-    if address.module_path is None:
-        raise Mistake(f"{text} has no module-path")
-    values = dict(_setting(each) for each in environment)
-    further = MemberSettings(address, schema.default_name(address) or text, Role.ACTIVE, environment=values)
+    further = new_member.from_uri(text, environment, reserved)
+    new_member.require_used(reserved, (further,))
     return replace(group, members=(*group.members, further)), len(group.members)
-
-
-def _setting(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise Mistake(f"--environment {text} is not NAME=VALUE")
-    return name, value
 
 
 def _compare(group: GroupSettings, target: int, serial: str, shared: SharedPin, backup: Backup) -> int:

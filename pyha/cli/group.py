@@ -31,6 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="set for the members' helpers, whatever the application's environment",
     )
+    create.add_argument(
+        "--reserved",
+        metavar="MODULE=STRING",
+        action="append",
+        default=[],
+        help="what the module at this path wants as C_Initialize's pReserved",
+    )
     create.add_argument("--isolation", choices=[each.value for each in Isolation], default=Isolation.PROCESS.value)
     create.add_argument("--backup-to", metavar="PEM", help="seal a backup of the domain keys to this RSA public key")
     create.add_argument("--backup", metavar="FILE", help="where the backup goes (default: LABEL.pyha-backup)")
@@ -85,6 +92,13 @@ def _add_add(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
         help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
     )
     add.add_argument("--environment", metavar="NAME=VALUE", action="append", default=[], help="set for its helper")
+    add.add_argument(
+        "--reserved",
+        metavar="MODULE=STRING",
+        action="append",
+        default=[],
+        help="what the module at this path wants as C_Initialize's pReserved",
+    )
     add.add_argument("--allow-open-doors", action="store_true", help="warn where a domain key could be misused")
     add.add_argument(
         "--allow-fewer-mechanisms", action="store_true", help="though the group will offer fewer because of it"

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     group = config_edit.group_of(before, arguments.label)
     if arguments.backup is not None and arguments.key is None:
         raise Mistake("--backup needs --key, the RSA private key that the backup is sealed to")
-    trial, index = domain_restore.with_further(group, arguments.uri, arguments.environment)
+    trial, index = domain_restore.with_further(group, arguments.uri, arguments.environment, arguments.reserved)
     memory.protect()
     question = f"User PIN of the members of {group.label}: "
     try:

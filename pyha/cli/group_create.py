@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from pyha.abi.codec import Codecs
-from pyha.cli import config_edit, config_write, memory, pin, sealing, usage
+from pyha.cli import config_edit, config_write, memory, new_member, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
 from pyha.ha.domain import AES_KEYS, DomainKey
 from pyha.ha.fingerprints import Fingerprints, objection
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
-from pyha.runtime import config, domain_keys, founding, schema, uri
+from pyha.runtime import config, domain_keys, founding
 from pyha.runtime.assembly import connector
 from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
@@ -90,27 +90,15 @@ def _configuration_path(named: str | None) -> str:
 
 
 def _settings(arguments: argparse.Namespace) -> GroupSettings:
-    environment = {}
-    for setting in arguments.environment:
-        name, separator, value = setting.partition("=")
-        if not separator or not name:
-            raise Mistake(f"--environment {setting} is not NAME=VALUE")
-        environment[name] = value
-    members = [_member(text, Role.ACTIVE, environment) for text in arguments.uri]
-    members += [_member(text, Role.STANDBY, environment) for text in arguments.standby]
+    members = [
+        new_member.from_uri(text, arguments.environment, arguments.reserved, role)
+        for role, texts in ((Role.ACTIVE, arguments.uri), (Role.STANDBY, arguments.standby))
+        for text in texts
+    ]
+    new_member.require_used(arguments.reserved, members)
     return GroupSettings(
         arguments.label, secrets.token_bytes(16), "", tuple(members), isolation=Isolation(arguments.isolation)
     )
-
-
-def _member(text: str, role: Role, environment: dict[str, str]) -> MemberSettings:
-    try:
-        address = uri.parse(text)
-    except uri.UriError as error:
-        raise Mistake(str(error)) from None
-    if address.module_path is None:
-        raise Mistake(f"{text} has no module-path")
-    return MemberSettings(address, schema.default_name(address), role, environment=environment)
 
 
 def _candidates(settings: GroupSettings) -> list[Candidate]:

@@ -102,4 +102,5 @@ def check_records(candidate: Candidate) -> None:
     except (MemberLost, SessionRefused) as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
     if rv != ck.CKR_OK:
-        raise NotServable(f"{candidate.name}: the token cannot hold the group's records: {rv_name(rv)}")
+        what = "the token cannot hold the group's records, which are private data objects"
+        raise NotServable(f"{candidate.name}: {what}: {rv_name(rv)}")
