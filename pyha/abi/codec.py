@@ -11,7 +11,7 @@ Sources: PKCS #11 Base Specification 2.40, sections 2, 5.1 and 5.2.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from operator import attrgetter, itemgetter
+from operator import attrgetter
 from typing import Any, Protocol
 
 from pyha.abi.buffers import Bytes, Fill, OutBytes, PinBytes
@@ -23,6 +23,7 @@ from pyha.abi.native import ffi
 from pyha.abi.queries import QueryForm
 from pyha.abi.results import OutHandle, OutList, OutNumber, OutObjects
 from pyha.abi.templates import TemplateForm
+from pyha.abi.unrolled import unrolled
 from pyha.cryptoki.constants import CKR_HOST_MEMORY
 from pyha.cryptoki.functions import FUNCTIONS, Function
 from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
@@ -73,8 +74,8 @@ FORMS: dict[Kind, type[Form]] = {
 
 class Memory(Protocol):
     """An arena (see the link): `here` our address of it (cdata `uint8_t *`), `there` the callee's, `capacity` in
-    bytes, `buffer` a writable buffer over all of it, `words` cdata `uint64_t[10]`. It was wiped after its last use:
-    room that a member leaves unfilled is read."""
+    bytes, `buffer` a writable buffer over all of it, `words` ten numbers of 64 bits that can be set. It was wiped after
+    its last use: room that a member leaves unfilled is read."""
 
     here: Any
     there: int
@@ -83,44 +84,38 @@ class Memory(Protocol):
     words: Any
 
 
+_HOT = 8
+"""Uses after which a function's codec is unrolled: most functions of most programs are called once or never."""
+
+
 class Codec:
-    """One function's arguments. Immutable; any number of threads may use it at once."""
+    """One function's arguments. Any number of threads may use it at once."""
 
     def __init__(self, function: Function, mechanisms: Mapping[int, MechanismRow]) -> None:
         """Raises KeyError for a function that the shim answers itself."""
         self.function = function
         self._struct = ffi.typeof(f"struct pyha_args_{function.name} *")
-        forms, names, required = _compose(function, mechanisms)
+        self._forms, names, required = _compose(function, mechanisms)
         self._fields = _getter(names)
         self._required = required
-        self._decoders = tuple(_decoder(form) for form in forms)
-        self._heads = _place_heads(forms)
-        self._blank: list[Any] = [None] * len(forms)
-        numbered = list(enumerate(forms))
-        self._words = tuple((form.at, position) for position, form in numbered if type(form) is Word)
+        self._heads = _place_heads(self._forms)
         # What is read back comes first, so that most offsets are found again without looking at the inputs.
-        order = sorted((pair for pair in numbered if type(pair[1]) is not Word), key=lambda pair: not pair[1].returns)
-        self._spans = tuple((form.span, position) for position, form in order if form.varies)
-        self._writers = tuple((form.write, position) for position, form in order)
-        self._readers = tuple(
-            (form.read, _following(form, order), position) for position, form in order if form.returns
-        )
-        self._encoders = tuple((form.encode, position) for position, form in order if form.returns)
+        self._order = sorted(enumerate(self._forms), key=lambda pair: not pair[1].returns)
+        self._uses = 0
 
     def decode(self, arguments: Any) -> list[Any]:
         """The application's arguments (cdata pointer to the packed struct), one value each; Buffers are views that
         are valid during the call. Raises Refused."""
+        self._used()
         fields = self._fields(ffi.cast(self._struct, arguments))
         for at in self._required:
             if not fields[at]:
                 raise Refused()
-        return [decode(fields) for decode in self._decoders]
+        return [form.decode(fields) for form in self._forms]
 
     def size(self, values: Sequence[Any]) -> int:
         """Bytes of arena that `write` takes for these values. Raises Refused(CKR_HOST_MEMORY) from LENGTH_LIMIT on."""
-        size = self._heads
-        for span, position in self._spans:
-            size += span(values[position])
+        size = self._heads + sum(form.span(values[position]) for position, form in self._order if form.varies)
         if size >= LENGTH_LIMIT:
             raise Refused(CKR_HOST_MEMORY)
         return size
@@ -128,34 +123,39 @@ class Codec:
     def write(self, arena: Memory, values: Sequence[Any]) -> int:
         """Lays the values out for the callee and fills `arena.words`. Returns the bytes used. Raises ValueError or
         struct.error where the arena is smaller than `size(values)`."""
+        self._used()
         memory, there, words, offset = arena.buffer, arena.there, arena.words, self._heads
-        for at, position in self._words:
-            words[at] = values[position]
-        for write, position in self._writers:
-            offset = write(memory, there, words, offset, values[position])
+        for position, form in self._order:
+            offset = form.write(memory, there, words, offset, values[position])
         return offset
 
     def read(self, arena: Memory, values: Sequence[Any], rv: int) -> list[Any]:
         """What the callee returned, one result an argument, None for inputs and for what `rv` says is not there.
         `values` are those that were written. Raises Malformed."""
-        results = self._blank.copy()
-        if self._readers:
-            here, memory, offset = arena.here, arena.buffer, self._heads
-            for read, span, position in self._readers:
-                value = values[position]
-                results[position] = read(memory, here, offset, value, rv)
-                if span is not None:
-                    offset += span(value)
+        results: list[Any] = [None] * len(self._forms)
+        here, memory, offset = arena.here, arena.buffer, self._heads
+        for position, form in self._order:
+            if form.returns:
+                results[position] = form.read(memory, here, offset, values[position], rv)
+            if form.varies:
+                offset += form.span(values[position])
         return results
 
     def encode(self, arguments: Any, values: Sequence[Any], results: Sequence[Any], rv: int) -> int:
         """Writes results into the application's memory. Returns the CK_RV to answer: `rv`, or CKR_BUFFER_TOO_SMALL or
         CKR_HOST_MEMORY where a result has no room."""
-        if self._encoders:
-            struct = ffi.cast(self._struct, arguments)
-            for encode, position in self._encoders:
-                rv = encode(struct, values[position], results[position], rv)
+        for position, form in self._order:
+            if form.returns and results[position] is not None:
+                rv = form.encode(ffi.cast(self._struct, arguments), values[position], results[position], rv)
         return rv
+
+    def _used(self) -> None:
+        """A codec that is used again and again gets the same five methods without their loops."""
+        self._uses += 1
+        if self._uses == _HOT:
+            # Two threads may both do it; the methods are alike.
+            methods = unrolled(self._forms, self._order, self._heads, self._struct, self._fields, self._required)
+            self.__dict__.update(methods)
 
 
 class Codecs:
@@ -214,10 +214,6 @@ def _single(get: Callable[[Any], Any], struct: Any) -> tuple[Any, ...]:
     return (get(struct),)
 
 
-def _decoder(form: Form) -> Callable[[tuple[Any, ...]], Any]:
-    return itemgetter(form.at) if type(form) is Word else form.decode
-
-
 def _place_heads(forms: list[Form]) -> int:
     """Gives each form its fixed place in the arena. Returns the bytes taken."""
     end = 0
@@ -225,9 +221,3 @@ def _place_heads(forms: list[Form]) -> int:
         form.head = end
         end += form.room
     return end
-
-
-def _following(form: Form, order: list[tuple[int, Form]]) -> Callable[[Any], int] | None:
-    """The form's span where another form's place for reading depends on it, else None."""
-    later = order[[other for _, other in order].index(form) + 1 :]
-    return form.span if form.varies and any(other.returns for _, other in later) else None

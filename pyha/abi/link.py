@@ -44,8 +44,8 @@ class Arena:
     """Memory for one call at a time, leased from a link.
 
     `here`: cdata 'uint8_t *', our address; `there`: int, the callee's address of the same byte; `capacity`: bytes;
-    `buffer`: cffi's writable buffer over all of it; `words`: cdata 'uint64_t[10]', the call's arguments, to be filled
-    before `Link.invoke`.
+    `buffer`: cffi's writable buffer over all of it; `words`: ten numbers of 64 bits, the call's arguments, to be
+    filled before `Link.invoke`.
     """
 
     __slots__ = ("_memory", "_place", "_server", "_spoiled", "buffer", "capacity", "here", "there", "words")
@@ -60,7 +60,8 @@ class Arena:
         self.there: int = memory.there
         self.capacity: int = memory.capacity
         self.buffer = ffi.buffer(self.here, self.capacity)
-        self.words = ffi.cast("uint64_t(*)[10]", self._server.words)[0]
+        # A memoryview takes a number in a quarter of the time that cdata takes.
+        self.words = memoryview(ffi.buffer(self._server.words, 8 * lib.PYHA_WORDS)).cast("Q")
 
 
 class Link(Protocol):
@@ -127,7 +128,10 @@ class _Link:
         return self._offered[index]
 
     def arena(self, capacity: int, deadline: float) -> Arena:
-        place = self._lease(deadline)
+        try:
+            place = self._idle.pop() if not self._waiting else self._lease(deadline)
+        except IndexError:
+            place = self._lease(deadline)
         if capacity <= place.capacity:
             return place
         try:
@@ -143,9 +147,12 @@ class _Link:
             lib.pyha_arena_wipe(arena._memory, used)
         if arena._spoiled or self._closed:
             return
-        if arena._place is not arena:
+        place = arena._place
+        if place is not arena:
             self._put_aside(arena._memory)
-        self._give_back(arena._place)
+        self._idle.append(place)
+        if self._waiting:
+            self._serve()
 
     def invoke(self, arena: Arena, index: int, deadline: float) -> int:
         server = arena._server
@@ -153,7 +160,8 @@ class _Link:
         if outcome:
             arena._spoiled = True
             raise self._ended(outcome)
-        return int(server.rv)
+        rv: int = server.rv
+        return rv
 
     def close(self, at_once: bool = True) -> None:
         self._closed = True
