@@ -78,6 +78,11 @@ class KindSpec:
     required: tuple[int, ...] = ()
     secret: bool = False
 
+    @property
+    def number(self) -> bool:
+        """Whether it is passed by value: a number, a handle, a flag."""
+        return len(self.c) == 1 and not self.c[0][0].endswith("_PTR")
+
 
 def _scalar(ctype: str) -> KindSpec:
     return KindSpec(((ctype, ""),))

@@ -52,7 +52,7 @@ class Journal:
 
     def wipe(self) -> None:
         """Clear and forget all kept data."""
-        for entry in self.entries:
+        for entry in self.entries if self.kept else ():
             for value in entry.values:
                 if isinstance(value, bytearray):
                     value[:] = bytes(len(value))

@@ -117,7 +117,14 @@ def _positions(kinds: Container[Kind]) -> tuple[tuple[int, ...], ...]:
 
 # Looked up once: this is on every call's way.
 _SESSIONS = _positions({Kind.SESSION})
-_HANDLES = _positions(INVALID_HANDLE)
+_HANDLES = tuple(
+    tuple(
+        (position, argument.kind is Kind.OPTIONAL_KEY, INVALID_HANDLE[argument.kind])
+        for position, argument in enumerate(function.arguments)
+        if argument.kind in INVALID_HANDLE
+    )
+    for function in FUNCTIONS
+)
 MECHANISMS_AT = _positions({Kind.MECHANISM})
 """For each function, by its index, the positions of its mechanisms."""
 
@@ -125,10 +132,9 @@ MECHANISMS_AT = _positions({Kind.MECHANISM})
 def handles_of(function: Function, values: Sequence[Any]) -> list[tuple[int, int]]:
     """Every virtual object handle in a call's values: (handle, the CK_RV if it is unknown)."""
     found = []
-    for position in _HANDLES[function.index]:
-        kind = function.arguments[position].kind
-        if values[position] or kind is not Kind.OPTIONAL_KEY:
-            found.append((values[position], INVALID_HANDLE[kind]))
+    for position, optional, rv in _HANDLES[function.index]:
+        if values[position] or not optional:
+            found.append((values[position], rv))
     for position in MECHANISMS_AT[function.index]:
         mechanism: Mechanism = values[position]
         if mechanism.parameter is not None:
@@ -142,8 +148,9 @@ def translated(function: Function, values: Sequence[Any], real_session: int, rea
     for position in _SESSIONS[function.index]:
         result[position] = real_session
     if real:
-        for position in _HANDLES[function.index]:
+        for position, _, _ in _HANDLES[function.index]:
             result[position] = real.get(values[position], 0)
         for position in MECHANISMS_AT[function.index]:
-            result[position] = with_handles(values[position], lambda handle: real.get(handle, 0))
+            if values[position].parameter is not None:
+                result[position] = with_handles(values[position], lambda handle: real.get(handle, 0))
     return result

@@ -71,17 +71,13 @@ class Objects:
 
 def single(group: GroupRuntime, function: Function, values: list[Any]) -> tuple[int, list[Any]]:
     """An ANY call: (CK_RV, results). Raises NobodyLeft, Unknown."""
-    call = SingleCall(group, function, values)
-    rv, results = run(group, call)
-    if rv == ck.CKR_OK and not asks_size(values):
-        group.count_served(call.index)
-    return rv, results
+    return run(group, SingleCall(group, function, values), serves=not asks_size(values))
 
 
 def asks_size(values: list[Any]) -> bool:
     """Whether a call only asks how long its result will be."""
     last = values[-1]
-    return isinstance(last, Out) and last.capacity is None
+    return type(last) is Out and last.capacity is None
 
 
 class SingleCall:

@@ -55,8 +55,9 @@ class Policy(Protocol):
         """Bind the call's objects again. False: nothing to heal."""
 
 
-def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
-    """Carry the call out on the first member that answers: (CK_RV, results). Raises NobodyLeft."""
+def run(group: GroupRuntime, policy: Policy, serves: bool = False) -> tuple[int, list[Any]]:
+    """Carry the call out on the first member that answers: (CK_RV, results). `serves`: its success is an operation that
+    is done for the application. Raises NobodyLeft."""
     function = policy.function
     excluded: set[int] = set()
     poisoned = 0
@@ -77,8 +78,11 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
         except MemberLost:
             continue
         start = group.clock()
+        served = False
         try:
-            return settle(group, policy, index, connection, start + group.patience(function))
+            rv, results = settle(group, policy, index, connection, start + group.patience(function))
+            served = serves and rv == ck.CKR_OK
+            return rv, results
         except (NotThere, MemberBusy) as absence:
             missing = absence.rv
         except (SessionRefused, Abandoned) as refusal:
@@ -90,7 +94,7 @@ def run(group: GroupRuntime, policy: Policy) -> tuple[int, list[Any]]:
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
         finally:
-            group.leave(index, function, weight, group.clock() - start)
+            group.leave(index, function, weight, start, served)
 
 
 def settle(
@@ -108,8 +112,9 @@ def settle(
         except SearchFailed as failure:
             # A search of our own, on the way to the call: what it answered is not the application's.
             rv, results, ours = failure.rv, [], True
-        if rv:
-            group.count_error(index, rv)
+        if rv == ck.CKR_OK:
+            return rv, results
+        group.count_error(index, rv)
         judgement = verdict(policy.function.route, rv)
         # A login that another thread has healed meanwhile: the call fell into the gap, its answer says nothing.
         disturbed = connection.logins != logins

@@ -417,22 +417,20 @@ class GroupRuntime:
             self.status.in_flight[index] += 1
         return connection, weight
 
-    def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
-        """The call came back after `seconds`."""
-        self._means[function.index] = mean_after(self._means.get(function.index), seconds)
+    def leave(self, index: int, function: Function, weight: float, start: float, served: bool) -> None:
+        """The call that began at `start` (our clock) came back. `served`: the member completed an operation for the
+        application by it: a signature, some random bytes."""
         self._used[index] = now = self.clock()
+        self._means[function.index] = mean_after(self._means.get(function.index), now - start)
+        status = self.status
         with self._lock:
             # Floats do not cancel exactly; idle members must compare as equal.
             load = self.loads[index] - weight
             self.loads[index] = load if load > 1e-9 else 0.0
-            self.status.in_flight[index] -= 1
-        if now >= self.status.due:
+            status.in_flight[index] -= 1
+            status.served[index] += served
+        if now >= status.due:
             self._status_due(now)
-
-    def count_served(self, index: int) -> None:
-        """The member completed an operation for the application: a signature, some random bytes."""
-        with self._lock:
-            self.status.served[index] += 1
 
     # -- status -------------------------------------------------------------------------------------------------
 

@@ -10,7 +10,8 @@ from typing import Any
 
 from pyha.abi.memory import memory_bytes
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function, Operation, Route
+from pyha.cryptoki.functions import FUNCTIONS, Function, Operation, Route
+from pyha.cryptoki.kinds import KINDS
 from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
 from pyha.cryptoki.verdicts import ENDS_NO_OPERATION, Verdict, verdict
 from pyha.ha.journal import Entry, Journal, fingerprint
@@ -31,10 +32,11 @@ def operate(
     starting = function.route is Route.START
     if not starting and operation not in session.journals:
         return ck.CKR_OPERATION_NOT_INITIALIZED, []
+    asking = asks_size(values)
     call = OperationCall(group, session, function, values)
     answered = False
     try:
-        rv, results = run(group, call)
+        rv, results = run(group, call, serves=function.route is Route.FINISH and not asking)
         answered = True
     except Abandoned as refusal:
         rv, results, answered = refusal.rv, [], True
@@ -42,11 +44,9 @@ def operate(
         if not answered:
             drop(group, session)
     if rv == ck.CKR_OK:
-        if asks_size(values):
+        if asking:
             return rv, results
         if function.route is Route.FINISH:
-            assert session.place is not None
-            group.count_served(session.place.index)
             _finish(group, session, function, clean=True)
         else:
             _record(group, session, function, values, results)
@@ -199,28 +199,29 @@ def _record(
     if not journal.replayable():
         return
     output = None
-    own: list[Any] = []
+    own = values.copy()
     size = 0
-    for value, result in zip(values, results, strict=True):
-        if isinstance(value, Out):
-            length = result[0]
-            output = fingerprint(memory_bytes(value.memory, length) if value.memory is not None else result[1] or b"")
-            own.append(Out(length + 64))
-            continue
-        copy, taken = _own(value)
-        own.append(copy)
-        size += taken
+    for position in _TO_COPY[function.index]:
+        value = values[position]
+        if type(value) is Out:
+            length, content = results[position]
+            output = fingerprint(memory_bytes(value.memory, length) if value.memory is not None else content or b"")
+            own[position] = Out(length + 64)
+        elif type(value) is Mechanism:
+            if value.parameter is not None:
+                own[position] = Mechanism(value.type, _own_parameter(value.parameter))
+        elif value is not None:
+            own[position] = copy = bytearray(value)
+            size += len(copy)
     journal.add(function, own, size, output)
 
 
-def _own(value: Any) -> tuple[Any, int]:
-    """Our own copy of an argument value, and the bytes it takes; the application's memory is its own after the call."""
-    if value is None or isinstance(value, int):
-        return value, 0
-    if isinstance(value, Mechanism):
-        return (value if value.parameter is None else Mechanism(value.type, _own_parameter(value.parameter))), 0
-    copy = bytearray(value)
-    return copy, len(copy)
+_TO_COPY = tuple(
+    tuple(position for position, argument in enumerate(function.arguments) if not KINDS[argument.kind].number)
+    for function in FUNCTIONS
+)
+"""For each function, by its index, the positions of values that are the application's memory, which is its own again
+after the call; the others are numbers."""
 
 
 def _own_parameter(parameter: Parameter) -> Parameter:

@@ -39,6 +39,7 @@ class FakeGroup:
     user: int | None = None
     out: dict[int, str] = field(default_factory=dict)
     entered: int = 0
+    served: int = 0
     failovers: list[tuple[str, int, str, int | None]] = field(default_factory=list)
     errors: list[tuple[int, int]] = field(default_factory=list)
 
@@ -46,9 +47,10 @@ class FakeGroup:
         self.entered += 1
         return self.members[index], 0.5
 
-    def leave(self, index: int, function: Function, weight: float, seconds: float) -> None:
+    def leave(self, index: int, function: Function, weight: float, start: float, served: bool) -> None:
         assert weight == 0.5
         self.entered -= 1
+        self.served += served
 
     def clock(self) -> float:
         return 0.0
@@ -105,8 +107,9 @@ class FakePolicy:
 def go(*scripts: list[Step], user: int | None = None, heals: bool = True, well: bool = True) -> tuple[Any, ...]:
     group = FakeGroup({index: FakeMember(list(script), well) for index, script in enumerate(scripts)}, user)
     policy = FakePolicy(group, heals=heals)
-    rv, _ = run(cast(GroupRuntime, group), policy)
+    rv, _ = run(cast(GroupRuntime, group), policy, serves=True)
     assert not group.entered
+    assert group.served == (rv == ck.CKR_OK)
     return rv, policy.asked, sorted(group.out), policy.healed
 
 
