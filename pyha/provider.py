@@ -30,6 +30,11 @@ from pyha.runtime.session import VirtualSession
 Answer = tuple[int, list[Any]]
 _Local = Callable[[list[Any]], Answer]
 
+# Python 3.11 finds a member of an enumeration through functions of its metaclass; a call names ten of them.
+_LOCAL, _ANY, _READ, _SEARCH, _CREATE = Route.LOCAL, Route.ANY, Route.READ, Route.SEARCH, Route.CREATE
+_EVERY, _REFUSE, _BACKGROUND = Route.EVERY, Route.REFUSE, RecoveryMode.BACKGROUND
+_OPERATES = (Route.START, Route.CONTINUE, Route.FINISH)
+
 _FINALIZE_GRACE = 1.0
 """Seconds that all members together get to finalize before their helpers are ended."""
 
@@ -87,21 +92,21 @@ class Provider:
     def call(self, function: Function, values: list[Any]) -> Answer:
         """Answer one decoded call: (CK_RV, results, one an argument; empty where there are none)."""
         route = function.route
-        if route is Route.LOCAL:
+        if route is _LOCAL:
             return self._local[function.name](values)
         if function.name == "C_InitToken":
             return (ck.CKR_FUNCTION_NOT_SUPPORTED if values[0] in self._groups else ck.CKR_SLOT_ID_INVALID), []
         session = self._sessions.get(values[0])
         if session is None:
             return ck.CKR_SESSION_HANDLE_INVALID, []
-        if route is Route.REFUSE:
+        if route is _REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
-        if group.recovery.mode is not RecoveryMode.BACKGROUND:
+        if group.recovery.mode is not _BACKGROUND:
             self._reload.look()
             recovery.on_call(group)
         try:
-            if route is Route.EVERY:
+            if route is _EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
                 return self._everywhere(group, session, function, values), []
             with session.lock:
@@ -121,15 +126,15 @@ class Provider:
         for position in MECHANISMS_AT[function.index]:
             if group.mechanisms is not None and values[position].type not in group.mechanisms:
                 return ck.CKR_MECHANISM_INVALID, []
-        if route in (Route.START, Route.CONTINUE, Route.FINISH):
+        if route in _OPERATES:
             return operate(group, session, function, values)
-        if route is Route.ANY:
+        if route is _ANY:
             return single(group, function, values)
-        if route is Route.READ:
+        if route is _READ:
             return reading.read(group, function, values)
-        if route is Route.SEARCH:
+        if route is _SEARCH:
             return searching.find(group, session, function, values), []
-        if route is Route.CREATE:
+        if route is _CREATE:
             return creating.create(group, session, function, values)
         return changing.change(group, session, function, values), []
 

@@ -16,6 +16,8 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
 
+_ANY = Route.ANY  # looked up once: Python 3.11 takes as long for it as for four calls of a function
+
 
 class Unknown(Exception):
     """A virtual handle that nobody knows. `rv`: what the specification answers for this argument."""
@@ -92,7 +94,7 @@ class SingleCall:
         self._kind = kind_of(function, values)
 
     def choose(self, excluded: set[int]) -> int | None:
-        return choose(self._group, self._objects, excluded, self.function.route is Route.ANY, self._kind)
+        return choose(self._group, self._objects, excluded, self.function.route is _ANY, self._kind)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         self.index = index

@@ -21,6 +21,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.session import Place, VirtualSession
 
+_START, _FINISH = Route.START, Route.FINISH  # looked up once: Python 3.11 is slow at it
 
 def operate(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]
@@ -29,14 +30,14 @@ def operate(
     lock."""
     operation = function.operation
     assert operation is not None
-    starting = function.route is Route.START
+    starting = function.route is _START
     if not starting and operation not in session.journals:
         return ck.CKR_OPERATION_NOT_INITIALIZED, []
     asking = asks_size(values)
     call = OperationCall(group, session, function, values)
     answered = False
     try:
-        rv, results = run(group, call, serves=function.route is Route.FINISH and not asking)
+        rv, results = run(group, call, serves=function.route is _FINISH and not asking)
         answered = True
     except Abandoned as refusal:
         rv, results, answered = refusal.rv, [], True
@@ -46,7 +47,7 @@ def operate(
     if rv == ck.CKR_OK:
         if asking:
             return rv, results
-        if function.route is Route.FINISH:
+        if function.route is _FINISH:
             _finish(group, session, function, clean=True)
         else:
             _record(group, session, function, values, results)
