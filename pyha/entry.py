@@ -88,7 +88,7 @@ def _answer(index: int, arguments: Any) -> int:
     provider = module.provider
     if provider is None and index != _INITIALIZE:
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED
-    codec = module.codecs.of(function)
+    codec = module.codecs.made[index] or module.codecs.of(function)
     try:
         values = codec.decode(arguments)
         if index == _INITIALIZE:

@@ -159,18 +159,19 @@ class Codec:
 
 
 class Codecs:
-    """The codec of each function, made at first use. `mechanisms`: those whose parameters may travel."""
+    """The codec of each function, made at first use. `mechanisms`: those whose parameters may travel. `made`: the codecs
+    that there are, by the function's index; for whoever is in a hurry."""
 
     def __init__(self, mechanisms: Mapping[int, MechanismRow] = MECHANISMS) -> None:
         self.mechanisms = mechanisms
-        self._codecs: list[Codec | None] = [None] * len(FUNCTIONS)
+        self.made: list[Codec | None] = [None] * len(FUNCTIONS)
 
     def of(self, function: Function) -> Codec:
         """Raises KeyError for a function that the shim answers itself."""
-        codec = self._codecs[function.index]
+        codec = self.made[function.index]
         if codec is None:
             # Two threads may both make one: they are alike, and the loser's is dropped.
-            codec = self._codecs[function.index] = Codec(function, self.mechanisms)
+            codec = self.made[function.index] = Codec(function, self.mechanisms)
         return codec
 
 

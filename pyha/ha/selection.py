@@ -46,6 +46,8 @@ def least_busy(candidates: Sequence[int], loads: Sequence[float], turn: int) -> 
     """
     count = len(candidates)
     best = candidates[turn % count]
+    if not loads[best]:
+        return best
     for step in range(1, count):
         other = candidates[(turn + step) % count]
         if loads[other] < loads[best]:

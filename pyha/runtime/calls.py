@@ -30,6 +30,8 @@ class Unknown(Exception):
 class Objects:
     """The objects that one call names, and their real handles on a member."""
 
+    __slots__ = ("_function", "_group", "_values", "entries")
+
     def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
         """Raises Unknown."""
         self._group = group
@@ -51,8 +53,6 @@ class Objects:
 
     def translate(self, index: int, connection: Connection, real_session: int, deadline: float) -> list[Any]:
         """The call's values with this member's handles. Raises NotThere, MemberLost, SessionRefused, SearchFailed."""
-        if not self.entries:
-            return translated(self._function, self._values, real_session, {})
         real: dict[int, int] = {}
         for entry, rv in self.entries:
             handle = bind(self._group, index, connection, entry, deadline)
@@ -85,6 +85,8 @@ def asks_size(values: list[Any]) -> bool:
 class SingleCall:
     """One complete call on one member: the least busy one, or for retrieval the primary. `index`: the one tried
     last."""
+
+    __slots__ = ("_group", "_kind", "_objects", "function", "index")
 
     def __init__(self, group: GroupRuntime, function: Function, values: list[Any]) -> None:
         self.function = function

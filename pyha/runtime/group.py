@@ -80,6 +80,8 @@ class GroupRuntime:
             self.mechanisms = {offer.type: offer for offer in settings.token.mechanisms}
         self.login_lock = threading.RLock()
         self._lock = threading.Lock()
+        # On every call's way, where `with` takes twice as long.
+        self._take, self._free = self._lock.acquire, self._lock.release
         self._connecting = threading.Lock()
         self._asked = False  # contact has begun
         self._contacted = False
@@ -105,6 +107,7 @@ class GroupRuntime:
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
         self.status = Publisher(settings, clock)
+        self._in_flight = self.status.in_flight
         self.watched = False  # a monitor looks after the status
         self._promoted = False
         self._means: dict[int, float] = {}
@@ -400,10 +403,13 @@ class GroupRuntime:
 
     def add_load(self, index: int, seconds: float) -> None:
         """Raise (or, negative, lower) a member's load."""
-        with self._lock:
+        self._take()
+        try:
             # Floats do not cancel exactly; idle members must compare as equal.
             load = self.loads[index] + seconds
             self.loads[index] = load if load > 1e-9 else 0.0
+        finally:
+            self._free()
 
     def enter(self, index: int, function: Function) -> tuple[Connection, float]:
         """A call is about to go to a member: its connection, and the weight by which it counts as busier until
@@ -412,9 +418,12 @@ class GroupRuntime:
         if connection is None:
             raise MemberLost("it is not connected")
         weight = self._means.get(function.index, 0.001)
-        with self._lock:
+        self._take()
+        try:
             self.loads[index] += weight
-            self.status.in_flight[index] += 1
+            self._in_flight[index] += 1
+        finally:
+            self._free()
         return connection, weight
 
     def leave(self, index: int, function: Function, weight: float, start: float, served: bool) -> None:
@@ -422,14 +431,17 @@ class GroupRuntime:
         application by it: a signature, some random bytes."""
         self._used[index] = now = self.clock()
         self._means[function.index] = mean_after(self._means.get(function.index), now - start)
-        status = self.status
-        with self._lock:
+        self._take()
+        try:
             # Floats do not cancel exactly; idle members must compare as equal.
             load = self.loads[index] - weight
             self.loads[index] = load if load > 1e-9 else 0.0
-            status.in_flight[index] -= 1
-            status.served[index] += served
-        if now >= status.due:
+            self._in_flight[index] -= 1
+            if served:
+                self.status.served[index] += 1
+        finally:
+            self._free()
+        if now >= self.status.due:
             self._status_due(now)
 
     # -- status -------------------------------------------------------------------------------------------------

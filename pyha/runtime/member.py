@@ -199,7 +199,7 @@ class Connection:
         link = self._link
         if link is None:
             raise MemberLost(self._cause)
-        codec = self._codecs.of(function)
+        codec = self._codecs.made[function.index] or self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
         except LinkDead as loss:

@@ -77,6 +77,8 @@ def cancel(group: GroupRuntime, session: VirtualSession, operations: set[Operati
 class OperationCall:
     """One call of an open (or opening) operation."""
 
+    __slots__ = ("_group", "_kind", "_last_rv", "_objects", "_refused", "_session", "function")
+
     def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> None:
         self.function = function
         self._group = group
@@ -145,7 +147,8 @@ class OperationCall:
         """Give the session a place on this member, and bring its open operations there."""
         if not self._movable():
             raise Abandoned(ck.CKR_DEVICE_ERROR)
-        _leave_place(self._group, self._session, clean=False)
+        if self._session.place is not None:
+            _leave_place(self._group, self._session, clean=False)
         journals = list(self._session.journals.values())
         real = connection.open_session(deadline) if journals else connection.acquire(deadline)
         place = Place(index, connection, real, self._group.weight(self.function))
