@@ -159,7 +159,7 @@ class Codec:
 
 
 class Codecs:
-    """The codec of each function, made at first use. `mechanisms`: those whose parameters may travel. `made`: the codecs
+    """The codec of each function, made at first use. `mechanisms`: those whose parameters may travel. `made`: those
     that there are, by the function's index; for whoever is in a hurry."""
 
     def __init__(self, mechanisms: Mapping[int, MechanismRow] = MECHANISMS) -> None:

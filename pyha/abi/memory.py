@@ -28,6 +28,7 @@ WORD = Struct("@Q")
 _BYTES = ffi.typeof("uint8_t *")
 _NUMBER = ffi.typeof("uintptr_t")
 _buffer, _cast = ffi.buffer, ffi.cast
+_NULL, _SIGNED = _cast(_BYTES, 0), 1 << 63
 
 
 class Refused(Exception):
@@ -49,12 +50,13 @@ def aligned(size: int) -> int:
 
 def pointer_to(address: int) -> Any:
     """The address as a cdata `uint8_t *`."""
-    return _cast(_BYTES, address)
+    # A sum takes a third of the time of a cast, but no number that would be negative were it signed.
+    return _NULL + address if address < _SIGNED else _cast(_BYTES, address)
 
 
 def view(address: int, size: int) -> Any:
     """A Buffer over `size` bytes at an address of this process, valid as long as that memory is."""
-    return _buffer(_cast(_BYTES, address), size)
+    return _buffer(pointer_to(address), size)
 
 
 def memory_bytes(pointer: Any, size: int) -> bytes:

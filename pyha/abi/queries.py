@@ -20,7 +20,7 @@ from pyha.abi.memory import (
     pointer_to,
 )
 from pyha.abi.native import ffi
-from pyha.abi.templates import ENTRY, Budget, array_count, entries_of, is_array
+from pyha.abi.templates import ARRAY, ENTRY, Budget, array_count, entries_of, is_array
 from pyha.cryptoki.constants import (
     CKR_ARGUMENTS_BAD,
     CKR_ATTRIBUTE_SENSITIVE,
@@ -33,7 +33,8 @@ from pyha.cryptoki.values import Found, Query
 ANSWERED = frozenset((CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALID, CKR_BUFFER_TOO_SMALL))
 """The CK_RVs after which the lengths, and the values that there are, have been filled in."""
 
-_LENGTH = 2 * WORD.size
+_LENGTH, _ENTRY = 2 * WORD.size, ENTRY.size
+_memmove = ffi.memmove
 _entries, _set_entry, _set_word = ENTRY.iter_unpack, ENTRY.pack_into, WORD.pack_into
 Queries = tuple[Query, ...]
 
@@ -73,20 +74,22 @@ class QueryForm(Form):
 
 def _queries(entries: bytes, budget: Budget, depth: int) -> Queries:
     queries = []
+    size = 0
     for kind, address, length in _entries(entries):
         if not address:
             queries.append(Query(kind, None))
             continue
         memory = pointer_to(address)
         nested = None
-        if is_array(kind):
+        if kind & ARRAY and is_array(kind):
             count = array_count(length, depth, CKR_ARGUMENTS_BAD)
             budget.take(count, 0)
             nested = _queries(entries_of(memory, count), budget, depth + 1)
         elif length > OUT_LIMIT:
             length = OUT_LIMIT
-        budget.take(0, length)
+        size += length
         queries.append(Query(kind, length, nested, memory))
+    budget.take(0, size)
     return tuple(queries)
 
 
@@ -95,24 +98,28 @@ def _area(query: Query) -> int:
 
 
 def _span(queries: Queries) -> int:
-    total = aligned(len(queries) * ENTRY.size)
+    total = (len(queries) * _ENTRY + 15) & -16
     for query in queries:
-        total += _area(query) if query.nested is None else _span(query.nested)
+        if query.nested is not None:
+            total += _span(query.nested)
+        elif query.capacity:
+            total += (query.capacity + 15) & -16
     return total
 
 
 def _write(memory: Any, there: int, offset: int, queries: Queries) -> int:
-    at = offset + aligned(len(queries) * ENTRY.size)
+    at = offset + ((len(queries) * _ENTRY + 15) & -16)
     for query in queries:
-        if query.capacity is None:
+        capacity = query.capacity
+        if capacity is None:
             _set_entry(memory, offset, query.type, 0, 0)
         elif query.nested is None:
-            _set_entry(memory, offset, query.type, there + at, query.capacity)
-            at += _area(query)
+            _set_entry(memory, offset, query.type, there + at, capacity)
+            at += (capacity + 15) & -16
         else:
-            _set_entry(memory, offset, query.type, there + at, len(query.nested) * ENTRY.size)
+            _set_entry(memory, offset, query.type, there + at, len(query.nested) * _ENTRY)
             at = _write(memory, there, at, query.nested)
-        offset += ENTRY.size
+        offset += _ENTRY
     return at
 
 
@@ -121,12 +128,17 @@ def _read(
 ) -> tuple[Found, ...]:
     """`types`: the attributes' types; in a nested array the member says what they are. `complete`: the member
     claims that every value is there, so that a length beyond its room is nonsense."""
-    at = offset + aligned(len(queries) * ENTRY.size)
+    at = offset + aligned(len(queries) * _ENTRY)
     found = []
-    answers = _entries(memory[offset : offset + len(queries) * ENTRY.size])
+    answers = _entries(memory[offset : offset + len(queries) * _ENTRY])
     for query, kind, (_, _, length) in zip(queries, types, answers, strict=False):
         capacity, nested = query.capacity, query.nested
         value: Any = None
+        if capacity is not None and length <= capacity and nested is None and not kind & ARRAY:
+            # Nearly every attribute: there, and neither too long nor an array.
+            found.append(Found(kind, length, memory[at : at + length]))
+            at += (capacity + 15) & -16
+            continue
         if length >= LENGTH_LIMIT:
             if length != UNAVAILABLE and complete:
                 raise Malformed(f"{label}: attribute {kind:#x} is said to have {length} bytes.")
@@ -140,7 +152,7 @@ def _read(
             # An inner type that the application did not foresee: what is there was not laid out for it.
             length = None
         elif nested is not None:
-            inner = [entry[0] for entry in _entries(memory[at : at + length // ENTRY.size * ENTRY.size])]
+            inner = [entry[0] for entry in _entries(memory[at : at + length // _ENTRY * _ENTRY])]
             value = _read(memory, at, nested, inner, complete, label)
         else:
             value = memory[at : at + length]
@@ -152,13 +164,15 @@ def _read(
 def _encode(pointer: Any, queries: Queries, found: Sequence[Found]) -> bool:
     """Fills the application's array at `pointer`. False where a value does not fit."""
     fits = True
-    lengths = ffi.buffer(pointer, len(queries) * ENTRY.size)
-    for index, (query, answer) in enumerate(zip(queries, found, strict=True)):
+    lengths = ffi.buffer(pointer, len(queries) * _ENTRY)
+    at = _LENGTH - _ENTRY
+    for query, answer in zip(queries, found, strict=True):
         value, capacity, length = answer.value, query.capacity, answer.length
+        at += _ENTRY
         if length is None:
             length = UNAVAILABLE
         elif type(value) is tuple:
-            length = len(value) * ENTRY.size
+            length = len(value) * _ENTRY
             if query.nested is not None:
                 if len(value) > len(query.nested):
                     fits, length = False, UNAVAILABLE
@@ -170,13 +184,13 @@ def _encode(pointer: Any, queries: Queries, found: Sequence[Found]) -> bool:
                 if length > capacity:
                     fits, length = False, UNAVAILABLE
                 else:
-                    ffi.memmove(query.memory, value, length)
-        _set_word(lengths, index * ENTRY.size + _LENGTH, length)
+                    _memmove(query.memory, value, length)
+        _set_word(lengths, at, length)
     return fits
 
 
 def _encode_nested(query: Query, found: tuple[Found, ...]) -> bool:
-    entries = ffi.buffer(query.memory, len(found) * ENTRY.size)
+    entries = ffi.buffer(query.memory, len(found) * _ENTRY)
     for index, answer in enumerate(found):
-        _set_word(entries, index * ENTRY.size, answer.type)
+        _set_word(entries, index * _ENTRY, answer.type)
     return _encode(query.memory, query.nested[: len(found)] if query.nested else (), found)

@@ -22,7 +22,7 @@ ENTRY = Struct("@3Q")
 DEPTH_LIMIT = 4
 """Levels of attribute arrays. The specification's own go one deep."""
 
-_ARRAY, _VENDOR = 0x4000_0000, 0x8000_0000
+ARRAY, _VENDOR = 0x4000_0000, 0x8000_0000
 _entries, _set_entry = ENTRY.iter_unpack, ENTRY.pack_into
 
 
@@ -32,7 +32,7 @@ def is_array(attribute: int) -> bool:
     CKA_ALLOWED_MECHANISMS has the bit and is an array of mechanisms. Vendors' types are not asked: NSS numbers all of
     its own so that the bit is set.
     """
-    return attribute & (_ARRAY | _VENDOR) == _ARRAY and attribute != CKA_ALLOWED_MECHANISMS
+    return attribute & (ARRAY | _VENDOR) == ARRAY and attribute != CKA_ALLOWED_MECHANISMS
 
 
 def entries_of(pointer: Any, count: int) -> bytes:

@@ -25,6 +25,10 @@ from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal
 from pyha.runtime.steps import step
 
+_QUERY = Kind.QUERY  # looked up once: Python 3.11 is slow at it
+_CORRECTED = frozenset({*HISTORY, ck.CKA_VALUE_LEN})
+"""The attributes that are not always answered as the member did."""
+
 _KEYS = (ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY, ck.CKO_PUBLIC_KEY)
 
 
@@ -35,7 +39,9 @@ def read(group: GroupRuntime, function: Function, values: list[Any]) -> tuple[in
     if group.raw or not results:
         return rv, results
     for position, argument in enumerate(function.arguments):
-        if argument.kind is Kind.QUERY and results[position] is not None:
+        if argument.kind is _QUERY and results[position] is not None:
+            if not any(found.type in _CORRECTED for found in results[position]):
+                continue
             entry = group.objects.get(values[1])
             if entry is not None and entry.identity.token and entry.identity.object_class in _KEYS:
                 results[position] = tuple(_alike(group, call.index, entry, found) for found in results[position])
