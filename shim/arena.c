@@ -15,6 +15,7 @@
 
 #include "guard.h"
 #include "link.h"
+#include "spin.h"
 
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 0x0008U /* Linux 6.3 */
@@ -37,11 +38,15 @@ double pyha_slice(double deadline)
 static int await(pyha_arena *arena, uint32_t number, double deadline)
 {
     struct pyha_shared *shared = arena->shared;
+    /* Said before the first look: a reply after that look sees it, and wakes us. */
+    atomic_store(&shared->awaited, 1);
     for (int woken = 0;; woken = 1) {
         /* Sleep on the value that was seen, whatever it is: a scribbled one must not make this a busy loop. */
-        uint32_t seen = atomic_load_explicit(&shared->reply, memory_order_acquire);
-        if (seen == number)
+        uint32_t seen = atomic_load(&shared->reply);
+        if (seen == number) {
+            atomic_store_explicit(&shared->awaited, 0, memory_order_relaxed);
             return PYHA_DONE;
+        }
         if (woken && pyha_link_lost(arena->link)) {
             if (atomic_load_explicit(&shared->reply, memory_order_acquire) == number)
                 return PYHA_DONE; /* its last deed */
@@ -50,6 +55,8 @@ static int await(pyha_arena *arena, uint32_t number, double deadline)
         double left = pyha_slice(deadline);
         if (left <= 0)
             return PYHA_LATE;
+        if (woken)
+            pyha_futex_wake(&shared->request); /* the helper may have scribbled over its word that it sleeps */
         struct timespec limit = {.tv_nsec = (long)(left * 1e9)};
         pyha_futex_wait(&shared->reply, seen, &limit);
     }
@@ -69,9 +76,11 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
     struct pyha_shared *shared = arena->shared;
     arena->number = pyha_next(arena->number);
     shared->index = index;
-    atomic_store_explicit(&shared->request, arena->number, memory_order_release);
-    pyha_futex_wake(&shared->request);
-    int outcome = await(arena, arena->number, deadline);
+    atomic_store(&shared->request, arena->number);
+    if (atomic_load(&shared->idle))
+        pyha_futex_wake(&shared->request);
+    int near = link->spins && index < PYHA_FUNCTIONS && pyha_spin(&arena->waits[index], &shared->reply, arena->number);
+    int outcome = near ? PYHA_DONE : await(arena, arena->number, deadline);
     if (outcome == PYHA_DONE)
         arena->rv = *(volatile uint64_t *)&shared->result;
     return outcome;

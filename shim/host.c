@@ -26,6 +26,7 @@
 
 #include "module.h"
 #include "protocol.h"
+#include "spin.h"
 
 #define SIGNAL_STACK 65536 /* room for the widest register file, twice */
 #define GRACE 5000         /* ms that calls under way have once the application is gone */
@@ -39,6 +40,7 @@ struct arena {
 };
 
 static struct pyha_module module;
+static int spins; /* there is a core for the application besides ours */
 static struct arena *lent;            /* memory only; the main thread's */
 static struct arena *_Atomic serving; /* with a thread each; grows only, so a signal handler can walk it */
 
@@ -108,27 +110,41 @@ static void start_watch(void)
         _exit(1);
 }
 
+/* Waits for call `wanted`. `spin`: how long waits after the function that was called last have been. */
+static void expect(struct pyha_shared *shared, uint32_t wanted, struct pyha_spin *spin)
+{
+    uint32_t seen;
+    if (spins && pyha_spin(spin, &shared->request, wanted))
+        return;
+    /* Said before the last look: whoever asks after that look sees it, and wakes us. */
+    atomic_store(&shared->idle, 1);
+    while ((seen = atomic_load(&shared->request)) != wanted)
+        pyha_futex_wait(&shared->request, seen, NULL);
+    atomic_store_explicit(&shared->idle, 0, memory_order_relaxed);
+}
+
 static void *serve(void *argument)
 {
     struct arena *arena = argument;
     struct pyha_shared *shared = arena->shared;
-    uint32_t wanted = pyha_next(PYHA_MAPPED);
+    uint32_t wanted = pyha_next(PYHA_MAPPED), last = 0;
+    struct pyha_spin waits[PYHA_FUNCTIONS] = {0};
     /* A module that overflows its stack must still be able to say so. */
     stack_t stack = {.ss_sp = malloc(SIGNAL_STACK), .ss_size = SIGNAL_STACK};
     if (stack.ss_sp)
         sigaltstack(&stack, NULL);
     for (;;) {
         uint64_t words[PYHA_WORDS];
-        uint32_t seen;
-        while ((seen = atomic_load_explicit(&shared->request, memory_order_acquire)) != wanted)
-            pyha_futex_wait(&shared->request, seen, NULL);
+        expect(shared, wanted, &waits[last]);
+        last = shared->index < PYHA_FUNCTIONS ? shared->index : 0;
         memcpy(words, shared->words, sizeof words);
         running_number = wanted;
         running = shared;
         shared->result = pyha_module_call(&module, shared->index, words);
         running = NULL;
-        atomic_store_explicit(&shared->reply, wanted, memory_order_release);
-        pyha_futex_wake(&shared->reply);
+        atomic_store(&shared->reply, wanted);
+        if (atomic_load(&shared->awaited))
+            pyha_futex_wake(&shared->reply);
         wanted = pyha_next(wanted);
     }
     return NULL;
@@ -244,6 +260,7 @@ int main(int argc, char *argv[])
     signal(SIGPIPE, SIG_IGN); /* modules that speak to a server die of it when the server is gone */
     catch_fatal_signals();
     start_watch();
+    spins = pyha_spin_helps();
     if (pyha_module_load(&module, argv[1], RTLD_NOW | RTLD_LOCAL, NULL, hello.reason, sizeof hello.reason) == 0)
         pyha_module_offers(&module, hello.offered);
     if (send(PYHA_CONTROL_FD, &hello, sizeof hello, MSG_NOSIGNAL) < 0 || hello.reason[0])

@@ -181,6 +181,7 @@ static pyha_link *new_link(char *reason, size_t room)
     }
     atomic_init(&link->users, 1);
     link->owner = getpid();
+    link->spins = pyha_spin_helps();
     link->control.number = link->helper.number = -1;
     return link;
 }

@@ -15,6 +15,7 @@
 
 #include "module.h"
 #include "protocol.h"
+#include "spin.h"
 
 enum {
     PYHA_DONE = 0,
@@ -40,6 +41,7 @@ struct pyha_arena {
     uint32_t number; /* of the last call; never read back from shared memory */
     uint32_t identity;
     int serves; /* a thread of the helper waits for calls here */
+    struct pyha_spin waits[PYHA_FUNCTIONS]; /* how long the helper has taken lately, for each function */
 };
 
 /* A descriptor of ours, and how to know it again: an application may close it and reuse its number. */
@@ -57,6 +59,7 @@ struct pyha_link {
     struct pyha_owned control, helper; /* the socket, and the helper's pidfd. Changed under the guard */
     uint32_t identities; /* guarded */
     int local;
+    int spins; /* there is a core for the helper besides ours */
     struct pyha_module module; /* local link only */
     uint64_t offered[2];
 };

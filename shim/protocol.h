@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PYHA_PROTOCOL 0x70790001u
+#define PYHA_PROTOCOL 0x70790002u
 
 #define PYHA_WORDS 10       /* 2.40 needs eight words for a call, 3.0 nine, 3.2 ten */
 #define PYHA_FUNCTIONS 92   /* the rows of the table: CK_FUNCTION_LIST, then CK_FUNCTION_LIST_3_0's own */
@@ -32,11 +32,13 @@ struct pyha_shared {
     _Atomic uint32_t request; /* number of the call that is wanted; a futex */
     uint32_t index;
     uint64_t words[PYHA_WORDS];
+    _Atomic uint32_t awaited; /* the application sleeps, or is about to: the reply has to wake it */
     /* Number of the call that is done; a futex. PYHA_MAPPED once the helper has the arena. */
     _Alignas(64) _Atomic uint32_t reply;
     _Atomic uint32_t died; /* number of the call in which the helper met its end */
     uint64_t result;
     uint64_t there; /* the helper's address of the memory proper; 0: it could not take it */
+    _Atomic uint32_t idle; /* the helper's thread sleeps, or is about to: a request has to wake it */
 };
 _Static_assert(sizeof(struct pyha_shared) <= PYHA_HEAD, "the head of an arena has outgrown its room");
 _Static_assert(sizeof(long) == 8 && sizeof(void *) == 8, "pyha is for LP64 platforms");
