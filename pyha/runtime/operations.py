@@ -23,6 +23,7 @@ from pyha.runtime.session import Place, VirtualSession
 
 _START, _FINISH = Route.START, Route.FINISH  # looked up once: Python 3.11 is slow at it
 
+
 def operate(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]
 ) -> tuple[int, list[Any]]:
