@@ -107,7 +107,6 @@ class GroupRuntime:
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
         self.status = Publisher(settings, clock)
-        self._in_flight = self.status.in_flight
         self.watched = False  # a monitor looks after the status
         self._promoted = False
         self._means: dict[int, float] = {}
@@ -421,7 +420,7 @@ class GroupRuntime:
         self._take()
         try:
             self.loads[index] += weight
-            self._in_flight[index] += 1
+            self.status.in_flight[index] += 1
         finally:
             self._free()
         return connection, weight
@@ -436,7 +435,7 @@ class GroupRuntime:
             # Floats do not cancel exactly; idle members must compare as equal.
             load = self.loads[index] - weight
             self.loads[index] = load if load > 1e-9 else 0.0
-            self._in_flight[index] -= 1
+            self.status.in_flight[index] -= 1
             if served:
                 self.status.served[index] += 1
         finally:
