@@ -8,7 +8,6 @@ types); SEMANTICS.md section 5 and REPLICATION.md for replication.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from pyha.cryptoki import constants
@@ -20,6 +19,7 @@ from pyha.cryptoki.constants import (
     CKO_CERTIFICATE,
     CKO_PUBLIC_KEY,
 )
+from pyha.cryptoki.plain import dataclass
 
 
 class Form(Enum):

@@ -8,10 +8,10 @@ its index in a module's function list.
 Sources: PKCS #11 Base Specification 2.40 and 3.0, section 5; SEMANTICS.md section 3 (routes).
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
 
 from pyha.cryptoki.kinds import Kind
+from pyha.cryptoki.plain import dataclass
 
 _V2, _V3 = (2, 40), (3, 0)
 

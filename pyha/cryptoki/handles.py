@@ -5,9 +5,9 @@ CK_INVALID_HANDLE, which says that none is meant, is left alone.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from struct import Struct
 
+from pyha.cryptoki.plain import replace
 from pyha.cryptoki.values import Mechanism, Parameter, Region
 
 _HANDLE = Struct("@Q")

@@ -6,7 +6,7 @@ and sizes may be CK_UNAVAILABLE_INFORMATION (2**64 - 1) or CK_EFFECTIVELY_INFINI
 Source: PKCS #11 Base Specification 2.40, sections 3.1 to 3.4.
 """
 
-from dataclasses import dataclass
+from pyha.cryptoki.plain import dataclass
 
 Version = tuple[int, int]
 

@@ -8,8 +8,6 @@ Sources: PKCS #11 Current Mechanisms Specification 2.40 and 3.0 (tables of key o
 4; REPLICATION.md (wrapping and unwrapping).
 """
 
-from dataclasses import dataclass
-
 from pyha.cryptoki import constants
 from pyha.cryptoki.constants import (
     CKA_ALLOWED_MECHANISMS,
@@ -58,6 +56,7 @@ from pyha.cryptoki.constants import (
     CKO_PUBLIC_KEY,
     CKO_SECRET_KEY,
 )
+from pyha.cryptoki.plain import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ prototypes and structs from `KINDS`.
 Source: PKCS #11 Cryptographic Token Interface Base Specification 2.40 and 3.0, section 5 (function prototypes).
 """
 
-from dataclasses import dataclass
 from enum import Enum, auto
+
+from pyha.cryptoki.plain import dataclass
 
 
 class Kind(Enum):

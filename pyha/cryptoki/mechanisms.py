@@ -10,8 +10,6 @@ X2RATCHET), and those of Fortezza.
 Sources: PKCS #11 Current Mechanisms Specification 2.40 and 3.0, Historical Mechanisms Specification 2.40 and 3.0.
 """
 
-from dataclasses import dataclass
-
 from pyha.cryptoki import constants, parameters
 from pyha.cryptoki.constants import (
     CKO_DOMAIN_PARAMETERS,
@@ -19,6 +17,7 @@ from pyha.cryptoki.constants import (
     CKO_SECRET_KEY,
 )
 from pyha.cryptoki.parameters import LOWEST_ADDRESS, Layout, Pointer, Structure
+from pyha.cryptoki.plain import dataclass
 
 __all__ = ["LOWEST_ADDRESS", "MECHANISMS", "Layout", "MechanismRow", "Pointer", "declared"]
 

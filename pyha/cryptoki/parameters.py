@@ -10,7 +10,8 @@ Mechanisms Specifications, and the field order of their normative headers.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+
+from pyha.cryptoki.plain import dataclass, replace
 
 _WORD = 8
 

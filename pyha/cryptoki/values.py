@@ -5,8 +5,9 @@ buffer protocol: `bytes`, or a view of the application's memory that is valid un
 show in a repr: they may be keys.
 """
 
-from dataclasses import dataclass, field
 from typing import Any, TypeVar, dataclass_transform
+
+from pyha.cryptoki.plain import dataclass, field
 
 Buffer = Any
 """bytes-like: `bytes`, `bytearray`, `memoryview` or cffi's buffer."""

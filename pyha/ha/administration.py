@@ -8,9 +8,9 @@ Source: SEMANTICS.md section 4 (what only the operator decides).
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from enum import Enum
 
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import Group, State
 from pyha.ha.settings import Role
 

@@ -6,9 +6,9 @@ Source: SEMANTICS.md section 5 (a member with other domain keys is not admitted)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.domain import AES_KEYS, DomainKey
 
 KNOWN = bytes(range(32))

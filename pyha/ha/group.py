@@ -6,9 +6,9 @@ speaks of, and news of an older generation changes nothing, so that the order in
 Source: SEMANTICS.md sections 1, 3 and 4.
 """
 
-from dataclasses import dataclass, replace
 from enum import Enum
 
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.ha.recovery import NEVER, UNTRIED, Attempts, due_at
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 

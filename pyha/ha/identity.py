@@ -7,10 +7,10 @@ Sources: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding)
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Template
 
 _SEARCHED = (

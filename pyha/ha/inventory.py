@@ -9,10 +9,10 @@ Sources: SEMANTICS.md section 5 (resync); REPLICATION.md (identity and finding).
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import PROTECTIONS
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.identity import WITH_VALUE, Identity
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES

@@ -5,11 +5,11 @@ Pure bookkeeping over values; holds copies of the application's data, up to a li
 Source: SEMANTICS.md section 3 (multi-part crypto).
 """
 
-from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
 from pyha.cryptoki.functions import Function
+from pyha.cryptoki.plain import dataclass, field
 
 
 @dataclass(slots=True)

@@ -9,9 +9,9 @@ Source: SEMANTICS.md section 5 (an escrow record lives exactly as long as its ke
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.ha.identity import Identity, flag
 from pyha.ha.inventory import HeldRecord, Settings, Side
 from pyha.ha.matching import Slot

@@ -8,8 +8,8 @@ Source: SEMANTICS.md section 5 (duplicates are merged the same way everywhere).
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 
+from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.identity import Identity
 from pyha.ha.inventory import Name, is_exact, name_of, print_of
 from pyha.ha.superseding import Item

@@ -9,10 +9,10 @@ key was unwrapped with, and a hash against accidents. Whoever holds the PIN coul
 Source: SEMANTICS.md section 5.
 """
 
-from dataclasses import dataclass
 from hashlib import sha256
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import DomainKey
 from pyha.ha.identity import Identity

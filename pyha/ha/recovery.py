@@ -7,8 +7,7 @@ attempt, else clear the count and the member is back.
 Source: SEMANTICS.md section 4 (recovery).
 """
 
-from dataclasses import dataclass, replace
-
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.ha.settings import RecoverySettings
 
 NEVER = float("-inf")

@@ -4,8 +4,9 @@ Pure values. Knows nothing of the file they come from (`pyha.runtime.config`) no
 Defaults are those of SEMANTICS.md.
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
+
+from pyha.cryptoki.plain import dataclass
 
 
 class Role(StrEnum):

@@ -9,10 +9,10 @@ Source: SEMANTICS.md section 4 (the lost member's status); docs/status.md has th
 
 import binascii
 import struct
-from dataclasses import dataclass
 from typing import Any
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import Cause, State
 from pyha.ha.settings import RecoveryMode, Role
 

@@ -6,8 +6,7 @@ it out reads the object again first, and does nothing where it is not what the p
 Source: SEMANTICS.md section 5 (each step re-reads its object and is idempotent).
 """
 
-from dataclasses import dataclass
-
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Template
 from pyha.ha.identity import Identity
 from pyha.ha.inventory import Settings

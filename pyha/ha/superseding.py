@@ -7,8 +7,8 @@ Source: docs/records.md (how a tombstone is applied).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
 
+from pyha.cryptoki.plain import dataclass, field, replace
 from pyha.ha.identity import READ, Identity, identity_of
 from pyha.ha.inventory import Held, HeldTombstone, Name, Side, name_of, print_of
 from pyha.ha.steps import Conflict

@@ -9,11 +9,11 @@ Source: SEMANTICS.md section 5.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import is_secret
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import Identity
 from pyha.ha.recording import data_object, fields_of, name_digest, number_from, plain_template, sealed, template_from

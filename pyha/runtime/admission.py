@@ -4,10 +4,10 @@ Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.domain import AES_KEYS, RSA_EXPONENT, DomainHandles, DomainKey, domain_id, domain_search
 from pyha.ha.fingerprints import Fingerprint, Fingerprints, check_of, majority, needs_proof, objection

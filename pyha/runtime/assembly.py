@@ -7,12 +7,12 @@ Source: SEMANTICS.md section 1; docs/configuration.md.
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from pyha.abi.codec import Codecs
 from pyha.abi.link import Link, keep_environment, open_local, open_process
 from pyha.cryptoki.mechanisms import MECHANISMS, declared
+from pyha.cryptoki.plain import replace
 from pyha.ha.settings import Isolation
 from pyha.runtime import log, pinsource
 from pyha.runtime.config import ConfigurationError, find, load

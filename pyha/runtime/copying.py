@@ -4,12 +4,11 @@ copy, or of a key that becomes unextractable.
 Source: SEMANTICS.md section 5.
 """
 
-from dataclasses import dataclass, replace
-
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import is_attribute_array
 from pyha.cryptoki.functions import BY_NAME
 from pyha.cryptoki.keys import settable_in_unwrap
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of

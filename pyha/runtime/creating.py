@@ -8,12 +8,12 @@ Source: SEMANTICS.md sections 2, 3 and 5.
 """
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.kinds import Kind
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import impersonates
 from pyha.ha.identity import number

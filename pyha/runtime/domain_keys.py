@@ -8,10 +8,10 @@ Sources: SEMANTICS.md section 5 (domain keys); REPLICATION.md (secret keys of ot
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Buffer, Mechanism, Out, Template
 from pyha.ha.domain import (
     AES_KEYS,

@@ -6,10 +6,10 @@ the token allows; trial keys are session objects.
 Sources: SEMANTICS.md section 5 (domain keys); REPLICATION.md (MODIFIABLE, COPYABLE, unwrap templates).
 """
 
-from dataclasses import dataclass
 from enum import StrEnum
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
 from pyha.ha.domain import AES_KEYS, OAEP, DomainKey, wrapping_mechanism
 from pyha.ha.identity import flag, ulong

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 from pyha.abi.pins import PinLost
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.info import TokenInfo
+from pyha.cryptoki.plain import replace
 from pyha.ha.administration import DISABLED
 from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.group import Cause, Group, Member, State

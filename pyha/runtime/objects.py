@@ -7,9 +7,9 @@ Source: SEMANTICS.md section 2.
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.identity import Identity
 from pyha.runtime.member import Connection
 

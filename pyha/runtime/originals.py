@@ -6,13 +6,13 @@ that session destroys them. If that member is lost before anything was published
 Source: SEMANTICS.md section 5.
 """
 
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.keys import KEY_TYPES
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass, field, replace
 from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (

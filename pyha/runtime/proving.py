@@ -8,13 +8,13 @@ Source: REPLICATION.md ("a clone is believed only after it was verified"; CKA_CH
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.keys import KEY_TYPES, USAGE
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass, field
 from pyha.cryptoki.values import Attribute, Mechanism, Out, Parameter, Region, Template
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.identity import ulong

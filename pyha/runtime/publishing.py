@@ -6,11 +6,11 @@ resynchronised before it serves again.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import wrapping_for
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Out, Template
 from pyha.ha.domain import DomainKey, rsa_of, wrapping_mechanism
 from pyha.ha.identity import Identity, number

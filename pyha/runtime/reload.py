@@ -12,8 +12,8 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
+from pyha.cryptoki.plain import replace
 from pyha.ha.administration import TAKEN_OUT, WANTED, Change, Configured, Kind, applied, arrange
 from pyha.ha.group import Group, State
 from pyha.runtime import config, log, uri

@@ -7,10 +7,10 @@ Source: SEMANTICS.md section 5 (domain keys).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass, field
 from pyha.cryptoki.values import Attribute, Buffer
 from pyha.ha.domain import AES_KEYS, DomainKey, domain_label, is_domain_label
 from pyha.ha.fingerprints import Fingerprint, Fingerprints, objection

@@ -9,8 +9,8 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.ha.group import State
 from pyha.ha.identity import Identity, identity_of
 from pyha.ha.inventory import Side

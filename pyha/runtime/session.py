@@ -5,9 +5,9 @@ session; a second operation follows the first (SEMANTICS.md section 3).
 """
 
 import threading
-from dataclasses import dataclass, field
 
 from pyha.cryptoki.functions import Operation
+from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.journal import Journal
 from pyha.runtime.member import Connection
 

@@ -5,9 +5,9 @@ Defaults are those of SEMANTICS.md.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 
+from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.settings import Isolation, ParameterForm, RecoverySettings, Role, TokenSnapshot, Unreplicable
 from pyha.runtime.uri import TokenUri

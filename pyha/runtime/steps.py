@@ -7,12 +7,12 @@ Sources: SEMANTICS.md sections 2 (healing), 3 (creation) and 5; `pyha.runtime.fa
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass, field
 from pyha.runtime import log
 from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
 from pyha.runtime.group import GroupRuntime

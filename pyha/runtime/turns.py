@@ -9,8 +9,8 @@ Source: SEMANTICS.md section 5 (resync excludes creations and changes).
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
+from pyha.cryptoki.plain import replace
 from pyha.runtime.exclusion import Alone
 from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime

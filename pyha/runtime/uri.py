@@ -7,11 +7,11 @@ Source: RFC 7512, section 2.3 (grammar) and 2.5 (matching).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
 from string import ascii_letters, digits
 from typing import Any
 
 from pyha.cryptoki.info import TokenInfo
+from pyha.cryptoki.plain import dataclass, field, fields
 
 _UNRESERVED = ascii_letters + digits + "-._~"
 _PATH = frozenset((_UNRESERVED + ":[]@!$'()*+,=&").encode())
