@@ -67,7 +67,7 @@ def test_it_gets_no_new_call_and_its_last_one_ends_there(group: GroupRuntime, ki
     assert group.leaving() == (0,)
     assert not group.retire(0, now=False), "a call is there still"
     assert connection.closed == 0
-    group.leave(0, SIGN, weight, 0.1)
+    group.leave(0, SIGN, weight, start=-0.1, served=True)
     assert group.retire(0, now=False)
     assert (connection.closed, group.connections[0], group.leaving()) == (1, None, ())
 
