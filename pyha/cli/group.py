@@ -1,4 +1,4 @@
-"""`pyha group create | list | show | remove | standby ...`: their arguments.
+"""`pyha group create | list | show | sync | remove | standby ...`: their arguments.
 
 What the commands do is in modules of their own, which need the built shim and are imported when they run.
 """
@@ -11,7 +11,7 @@ from pyha.ha.settings import Isolation
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`create`, `list` and `show`, and what changes one member."""
+    """`create`, `list`, `show` and `sync`, and what changes one member."""
     actions = parser.add_subparsers(metavar="ACTION", required=True)
     about = "make a group of tokens: one virtual token over all of them"
     create = actions.add_parser("create", help=about, description=about)
@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _common(show)
     show.set_defaults(run=_run_show)
     _add_add(actions)
+    _add_sync(actions)
     for name, alias, about in _MEMBER_ACTIONS:
         action = actions.add_parser(name, aliases=alias, help=about, description=about)
         action.add_argument("label", help="label of the group")
@@ -107,6 +108,22 @@ def _add_add(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add.set_defaults(run=_run_add)
 
 
+def _add_sync(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    about = "make all members hold the same objects, or say what differs"
+    sync = actions.add_parser("sync", aliases=["synchronize"], help=about, description=about)
+    sync.add_argument("label", help="label of the group")
+    sync.add_argument("--dry-run", action="store_true", help="only say what would be done; exit status 1 if anything")
+    sync.add_argument("--member", metavar="NAME", help="change this member only (name or serial)")
+    sync.add_argument(
+        "--pin-source",
+        metavar="SOURCE",
+        default="prompt",
+        help="the members' user PIN: file:/path, env:NAME or prompt (the default)",
+    )
+    _common(sync)
+    sync.set_defaults(run=_run_sync)
+
+
 _ALL = "; without it, every member that is out"
 _MEMBER_ACTIONS: tuple[tuple[str, list[str], str], ...] = (
     ("remove", ["removemember"], "take a member out of a group for good; the group's serial stays"),
@@ -142,6 +159,10 @@ def _run_show(arguments: argparse.Namespace) -> int:
 
 def _run_add(arguments: argparse.Namespace) -> int:
     return _run("group_add", "run", arguments)
+
+
+def _run_sync(arguments: argparse.Namespace) -> int:
+    return _run("group_sync", "run", arguments)
 
 
 def _run_on_member(arguments: argparse.Namespace) -> int:
