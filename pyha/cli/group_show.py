@@ -34,7 +34,9 @@ def run_list(arguments: argparse.Namespace) -> int:
             "label": group.label,
             "serial": group.serial,
             "id": group.id.hex(),
-            "members": [{"name": member.name, "role": member.role.value} for member in group.members],
+            "members": [
+                {"name": member.name, "role": member.role.value, "enabled": member.enabled} for member in group.members
+            ],
         }
         for group in _load(arguments).groups
     ]
@@ -65,7 +67,8 @@ def run_show(arguments: argparse.Namespace) -> int:
     for member in members:
         values = "  ".join(f"{key} {value or 'missing'}" for key, value in member["domain-keys"].items())
         reason = f"  ({member['reason']})" if member["reason"] else ""
-        print(f"  {member['name']}  {member['serial']}  {member['role']}  {member['state']}{reason}  {values}".rstrip())
+        role = member["role"] + ("" if member["enabled"] else ", disabled")
+        print(f"  {member['name']}  {member['serial']}  {role}  {member['state']}{reason}  {values}".rstrip())
     if not agreed:
         print("The members' domain keys differ.")
     return 0 if well else 1
@@ -77,6 +80,7 @@ def _member(group: GroupSettings, index: int, source: str | None) -> dict[str, A
         "name": settings.name,
         "serial": settings.uri.serial or "",
         "role": settings.role.value,
+        "enabled": settings.enabled,
         "state": "CKR_OK",
         "reason": "",
         "domain-keys": {},
