@@ -1,37 +1,34 @@
 """`pyha group add`: one more token for a group that is in use, or another one for a member that was replaced.
 
 Order: everything that can be wrong is looked at first; then the domain keys are put on the token, what it held is
-destroyed where that was asked for, and the configuration is written. Running applications take the member in from
-there, and compare it with the others before it serves.
+destroyed where that was asked for, it is resynchronised, and the configuration is written. Running applications take
+the member in from there, and look at it once more before it serves.
 
 Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys, resync).
 """
 
 import argparse
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 
 from pyha.cli import config_edit, config_write, domain_restore, memory
 from pyha.cli.config import chosen
 from pyha.cli.config_edit import with_group
 from pyha.cli.entering import SharedPin, candidate_of
-from pyha.cli.errors import Mistake, warn
+from pyha.cli.errors import Mistake
+from pyha.cli.gathering import gathered
 from pyha.cli.group_create import NEEDED
+from pyha.cli.introducing import brought_along, introduce
 from pyha.ha.fingerprints import objection
-from pyha.ha.inventory import Difference, compare
 from pyha.ha.settings import Role, TokenSnapshot
 from pyha.runtime import domain_keys, emptying, founding
 from pyha.runtime.domain_keys import Candidate, NotServable
-from pyha.runtime.housekeeping import SearchFailed
-from pyha.runtime.inventory import identities
+from pyha.runtime.group import GroupRuntime
 from pyha.runtime.mechanisms import common_mechanisms, offered
-from pyha.runtime.member import MemberLost, SessionRefused
+from pyha.runtime.member import MemberLost
 from pyha.runtime.restoring import refuse_strangers
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
-
-_TROUBLE = (MemberLost, SessionRefused, SearchFailed)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -51,17 +48,21 @@ def run(arguments: argparse.Namespace) -> int:
             new = open_ones.enter_context(candidate_of(trial, index))
             shared.enter(new, trial.members[index].uri.pin_source)
             member = _member(before, trial, index, new, arguments)
-            reference = open_ones.enter_context(_reference(trial, index, shared))
+            trial = replace(group, members=(*group.members, member))
+            runtime = open_ones.enter_context(gathered(path, trial, shared, without=index))
+            if not runtime.value.present():
+                raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')
             token = _mechanisms(group, new, arguments.allow_fewer_mechanisms)
-            _domain_keys(trial, index, new, reference, shared, arguments)
-            difference = _existing(new, reference, group.id, arguments.existing)
+            _domain_keys(runtime, index, new, shared, arguments)
+            _existing(runtime, index, new, arguments.existing)
+            steps = introduce(runtime, index, new)
             config_edit.edit(path, _added(group, member, token))
     except NotServable as reason:
         raise Mistake(str(reason)) from None
-    print(f'{member.name} (serial {member.uri.serial}) is a {member.role.value} member of "{group.label}".')
-    print("Running applications take it in within seconds, once it holds what the others hold.")
-    if difference:
-        print(f"It lacks {difference.missing} of their objects and has {difference.surplus} that they lack.")
+    print(
+        f'{member.name} (serial {member.uri.serial}) is a {member.role.value} member of "{group.label}": it was '
+        f"resynchronised in {steps} steps, and running applications take it in within seconds."
+    )
     return 0
 
 
@@ -90,24 +91,6 @@ def _member(
     )
 
 
-@contextmanager
-def _reference(group: GroupSettings, new: int, shared: SharedPin) -> Iterator[Candidate]:
-    """A member to compare with, logged in to: the first that can be reached. Raises Mistake."""
-    for index, member in enumerate(group.members):
-        if index == new or not member.enabled:
-            continue
-        with ExitStack() as tried:
-            candidate = tried.enter_context(candidate_of(group, index))
-            try:
-                shared.enter(candidate, member.uri.pin_source)
-            except NotServable as reason:
-                warn(f"not compared: {reason}")
-                continue
-            yield candidate
-            return
-    raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')
-
-
 def _mechanisms(group: GroupSettings, new: Candidate, fewer: bool) -> TokenSnapshot | None:
     """What the group's token offers with this member. Raises NotServable, Mistake."""
     try:
@@ -131,14 +114,10 @@ def _mechanisms(group: GroupSettings, new: Candidate, fewer: bool) -> TokenSnaps
 
 
 def _domain_keys(
-    group: GroupSettings,
-    index: int,
-    new: Candidate,
-    reference: Candidate,
-    shared: SharedPin,
-    arguments: argparse.Namespace,
+    runtime: GroupRuntime, index: int, new: Candidate, shared: SharedPin, arguments: argparse.Namespace
 ) -> None:
     """See to it that the token holds the group's domain keys. Raises NotServable, Mistake."""
+    group = runtime.settings
     refuse_strangers(new, group.id)
     founding.check_records(new)
     if arguments.backup is not None:
@@ -146,37 +125,29 @@ def _domain_keys(
             compared = domain_restore.believed(group, backup, arguments.backup)
             domain_restore.restore(group, index, new, shared, backup, compared, arguments.allow_open_doors)
     told = domain_keys.fingerprints(new.connection, group.id, new.deadline())
-    expected = group.domain or domain_keys.fingerprints(reference.connection, group.id, reference.deadline())
+    _, reference = runtime.present()[0]
+    expected = group.domain or domain_keys.fingerprints(reference, group.id, runtime.deadline())
     refusal = objection(expected, told)
     if refusal is not None:
         hint = "" if arguments.backup is not None else " (--backup FILE --key PEM restores the domain keys)"
         raise NotServable(f"{new.name}: {refusal}{hint}")
 
 
-def _existing(new: Candidate, reference: Candidate, group_id: bytes, existing: str) -> Difference:
-    """Deal with what the token holds and the group does not; the difference that is left. Raises NotServable."""
-    difference = _compared(new, reference)
-    if not difference.surplus or existing == "keep":
-        return difference
+def _existing(runtime: GroupRuntime, index: int, new: Candidate, existing: str) -> None:
+    """Deal with what the token holds and would bring to the others. Raises NotServable."""
+    if existing == "keep":
+        return
+    found = brought_along(runtime, index, new)
+    if not found:
+        return
     if existing == "refuse":
+        more = f" and {len(found) - 1} more" if len(found) > 1 else ""
         raise NotServable(
-            f"{new.name} holds {difference.surplus} objects that the group does not: --existing keep gives them to "
-            "every member, --existing remove destroys all that the token holds"
+            f"{new.name} holds what the group does not, or otherwise: {found[0]}{more} (--existing keep gives it to "
+            "every member, --existing remove destroys all that the token holds)"
         )
-    destroyed = emptying.destroy_all(new, group_id)
+    destroyed = emptying.destroy_all(new, runtime.settings.id)
     print(f"pyha: {new.name}: {destroyed} objects were destroyed", file=sys.stderr)
-    return _compared(new, reference)
-
-
-def _compared(new: Candidate, reference: Candidate) -> Difference:
-    try:
-        expected = identities(reference.connection, reference.deadline())
-    except _TROUBLE as reason:
-        raise NotServable(f"{reference.name}: {reason}") from None
-    try:
-        return compare(expected, identities(new.connection, new.deadline()))
-    except _TROUBLE as reason:
-        raise NotServable(f"{new.name}: {reason}") from None
 
 
 def _added(group: GroupSettings, member: MemberSettings, token: TokenSnapshot | None) -> config_edit.Change:

@@ -17,7 +17,7 @@ from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.runtime import config
 from pyha.runtime.settings import GroupSettings, LogLevel
-from tests.client import client, ec_pair, helpers
+from tests.client import aes_key, client, ec_pair, helpers
 from tests.domain_tools import Place, delete_domain_objects, domain_objects, places
 from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
 
@@ -93,7 +93,7 @@ def tool(token: SoftHSMToken, *words: str) -> None:
 
 
 def put_foreign_key(token: SoftHSMToken) -> None:
-    tool(token, "--keygen", "--key-type", "aes:32", "--label", "foreign", "--id", "01")
+    tool(token, "--keygen", "--key-type", "aes:32", "--extractable", "--label", "foreign", "--id", "01")
 
 
 def holds_foreign_key(token: SoftHSMToken) -> bool:
@@ -142,7 +142,10 @@ def test_a_member_cannot_be_added_twice(added: Added) -> None:
 def test_foreign_objects_are_refused_kept_or_destroyed_as_the_operator_says(added: Added) -> None:
     put_foreign_key(added.token)
     status, error = added.add(added.token, *added.opening)
-    assert (status, "holds 1 objects that the group does not: --existing keep" in error) == (2, True), error
+    assert (status, 'holds what the group does not, or otherwise: secret key "foreign" id 01 (' in error) == (
+        2,
+        True,
+    ), error
     assert len(added.group.members) == 2
     assert holds_foreign_key(added.token)
     # The domain keys are there now, and it needs no backup any more.
@@ -153,7 +156,7 @@ def test_foreign_objects_are_refused_kept_or_destroyed_as_the_operator_says(adde
     assert added("remove", added.token.label)[0] == 0
     put_foreign_key(added.token)
     assert added.add(added.token, "--existing", "keep")[0] == 0
-    assert holds_foreign_key(added.token)
+    assert all(holds_foreign_key(each) for each in (added.token, *added.place.tokens))
 
 
 def test_a_member_with_fewer_mechanisms_narrows_the_group_only_where_that_is_allowed(added: Added) -> None:
@@ -174,10 +177,11 @@ def test_running_applications_take_a_new_member_in_and_make_their_objects_there(
     added.follow()
     with client(module_path(), {"PYHA_CONF": str(added.place.conf)}) as app:
         session = app.logged_in(app.slot_of(LABEL))
+        _, before = ec_pair(app, session, b"before")
         assert added.add(added.token, *added.opening)[0] == 0
         added.logged(f"member {LABEL}-2 returned")
-        _, private = ec_pair(app, session)
-        # The two that founded the group go: the new one has what was made, and the serial is what it was.
+        _, after = ec_pair(app, session, b"after")
+        # The two that founded the group go: the new one has what was made before it came, and after.
         for index in range(2):
             assert added("remove", f"{LABEL}-{index}")[0] == 0
             added.logged(f"member {LABEL}-{index} is removed")
@@ -185,7 +189,8 @@ def test_running_applications_take_a_new_member_in_and_make_their_objects_there(
         while helpers(LABEL).keys() != {f"{LABEL}-2"}:
             assert time.monotonic() < limit
             time.sleep(0.02)  # a process that ends elsewhere: there is no event to wait for
-        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_OK
+        for private in (before, after):
+            assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_OK
 
 
 def test_a_member_that_lost_its_domain_keys_comes_back_when_the_operator_says_so(added: Added) -> None:
@@ -200,3 +205,27 @@ def test_a_member_that_lost_its_domain_keys_comes_back_when_the_operator_says_so
         assert "recovery attempt" not in added.log.read_text(), "never by itself"
         assert added("recover", broken.label)[0] == 0
         added.logged(f"member {LABEL}-1 returned")
+
+
+def test_a_member_that_was_away_is_added_again_and_brings_nothing_back(added: Added) -> None:
+    """What was deleted since it went is not to be seen again, unless the operator wants that."""
+    assert added.add(added.token, *added.opening)[0] == 0
+    environment = {"PYHA_CONF": str(added.place.conf)}
+    with client(module_path(), environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        kept, gone = aes_key(app, session, b"kept"), aes_key(app, session, b"gone")
+        assert (kept, gone) != (0, 0)
+    assert added("remove", added.token.label)[0] == 0
+    with client(module_path(), environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        _, (found,) = app.find(session, {ck.CKA_LABEL: b"gone"})
+        assert app.destroy(session, found) == ck.CKR_OK
+    status, error = added.add(added.token)
+    assert (status, 'secret key "gone"' in error) == (2, True), error
+    assert added.add(added.token, "--existing", "remove")[0] == 0
+    for index in range(2):
+        assert added("remove", f"{LABEL}-{index}")[0] == 0
+    with client(module_path(), environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        assert len(app.find(session, {ck.CKA_LABEL: b"kept"})[1]) == 1
+        assert app.find(session, {ck.CKA_LABEL: b"gone"})[1] == []
