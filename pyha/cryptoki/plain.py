@@ -103,19 +103,20 @@ else:
 
     def _init(kind, found, frozen):
         given, lines = [], []
-        names = {"MISSING": _MISSING, "put": object.__setattr__}
+        # Names that no field has: one called `put`, say, would hide ours.
+        names = {"__missing": _MISSING, "__put": object.__setattr__}
         for name, one in found.items():
             value = name
             if one.default_factory is not _MISSING:
-                names[f"make_{name}"] = one.default_factory
-                given.append(f"{name}=MISSING")
-                value = f"make_{name}() if {name} is MISSING else {name}"
+                names[f"__make_{name}"] = one.default_factory
+                given.append(f"{name}=__missing")
+                value = f"__make_{name}() if {name} is __missing else {name}"
             elif one.default is not _MISSING:
-                names[f"default_{name}"] = one.default
-                given.append(f"{name}=default_{name}")
+                names[f"__default_{name}"] = one.default
+                given.append(f"{name}=__default_{name}")
             else:
                 given.append(name)
-            lines.append(f" put(self, {name!r}, {value})" if frozen else f" self.{name} = {value}")
+            lines.append(f" __put(self, {name!r}, {value})" if frozen else f" self.{name} = {value}")
         exec("\n".join([f"def __init__({', '.join(['self', *given])}):", *lines, " return None"]), names)
         init = names["__init__"]
         init.__qualname__ = f"{kind.__qualname__}.__init__"

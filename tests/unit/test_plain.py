@@ -110,3 +110,14 @@ def test_methods_of_the_class_itself_stay(own: Any) -> None:
     made: Any = One
     assert made(1) == made(2)
     assert hash(made(1)) == 5
+
+
+def test_a_field_may_have_any_name() -> None:
+    @plain.dataclass(frozen=True)
+    class Restored:
+        put: int
+        default_put: int = 2
+        make_put: list[int] = plain.field(default_factory=list)
+
+    made = Restored(1)
+    assert (made.put, made.default_put, made.make_put) == (1, 2, [])
