@@ -275,11 +275,14 @@ class Provider:
                 del group.sessions[session.handle]
                 last = not group.sessions
             drop(group, session)
-            for index, (generation, real) in session.holders.items():
+            group.objects.remove_where(session=session.handle)
+            with session.holding:  # who is just bringing an object of it has a deadline
+                holders = dict(session.holders)
+                session.holders.clear()
+            for index, (generation, real) in holders.items():
                 connection = group.connections[index]
                 if connection is not None and connection.generation == generation:
                     connection.discard(real, group.deadline())
-            group.objects.remove_where(session=session.handle)
         if last:
             everywhere.release(group)
         return True

@@ -228,6 +228,25 @@ class Client:
         )  # fmt: skip
         return rv, first.value, second.value
 
+    def wrap(self, session: int, mechanism: Mechanism, wrapping: int, key: int) -> tuple[int, bytes]:
+        """C_WrapKey."""
+        how, _used = _mechanism(mechanism)
+        room, length = ctypes.create_string_buffer(ROOM), Word(ROOM)
+        rv = self.call("C_WrapKey", session, ctypes.byref(how), wrapping, key, room, ctypes.byref(length))
+        return rv, room.raw[: length.value] if rv == ck.CKR_OK else b""
+
+    def unwrap(
+        self, session: int, mechanism: Mechanism, unwrapping: int, wrapped: bytes, template: Template
+    ) -> tuple[int, int]:
+        """C_UnwrapKey."""
+        (how, _used), (attributes, _alive) = _mechanism(mechanism), _template(template)
+        handle = Word()
+        rv = self.call(
+            "C_UnwrapKey", session, ctypes.byref(how), unwrapping, wrapped, len(wrapped), attributes, len(attributes),
+            ctypes.byref(handle),
+        )  # fmt: skip
+        return rv, handle.value
+
     # -- operations ---------------------------------------------------------------------------------------------
 
     def start(self, name: str, session: int, mechanism: Mechanism, key: int | None = None) -> int:

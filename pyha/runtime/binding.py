@@ -1,7 +1,7 @@
 """Binding: the real handle of a virtual object on one member, found when that member first needs it.
 
-Searches and reads attributes on members through their own housekeeping sessions; never writes an object: a repair in
-passing would bring back what another process is just deleting.
+Searches and reads attributes on members through their own housekeeping sessions; never writes a token object: a repair
+in passing would bring back what another process is just deleting. Session objects, which nobody else has, are brought.
 
 Sources: SEMANTICS.md section 2; REPLICATION.md (identity and finding).
 """
@@ -16,6 +16,7 @@ from pyha.cryptoki.handles import parameter_handles, with_handles
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.values import Attribute, Mechanism, Template
 from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of, number, ulong
+from pyha.runtime.carrying import bring
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
@@ -75,7 +76,7 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
     if real is not None:
         return real
     if entry.session is not None:
-        return None
+        return bring(group, index, connection, entry, deadline)
     # Without the application's login a member shows less than it has, and nothing is missing there.
     same = _like(connection, entry, deadline, group.user)
     if not same or (len(same) > 1 and not entry.identity.certain):

@@ -11,6 +11,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.values import Out
 from pyha.runtime.binding import MECHANISMS_AT, bind, handles_of, translated
+from pyha.runtime.carrying import gone
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
@@ -44,12 +45,23 @@ class Objects:
                 raise Unknown(rv)
             self.entries.append((entry, rv))
 
-    def home(self) -> int | None:
-        """The one member (index) that the call can go to, because a session object of it lives there."""
-        for entry, _ in self.entries:
-            if entry.home is not None:
+    def home(self, excluded: set[int]) -> int | None:
+        """The member (index) that the call should go to, because a session object of it lives there; None where it may
+        go to any. Raises Unknown where a session object is lost."""
+        preferred = None
+        for entry, rv in self.entries:
+            if entry.home is None:
+                continue
+            there = self._group.objects.settle_home(entry)
+            if entry.kept is None:
+                if not there:
+                    raise Unknown(rv)
+                if entry.home[0] in excluded:
+                    raise Unknown(ck.CKR_DEVICE_ERROR)
                 return entry.home[0]
-        return None
+            if preferred is None and there and entry.home[0] not in excluded:
+                preferred = entry.home[0]
+        return preferred
 
     def translate(self, index: int, connection: Connection, real_session: int, deadline: float) -> list[Any]:
         """The call's values with this member's handles. Raises NotThere, MemberLost, SessionRefused, SearchFailed."""
@@ -60,6 +72,16 @@ class Objects:
                 raise NotThere(rv)
             real[entry.handle] = handle
         return translated(self._function, self._values, real_session, real)
+
+    def renew(self, connection: Connection, deadline: float) -> bool:
+        """As `unbind`; session objects that this member has lost are to be brought again. Raises MemberLost,
+        SessionRefused, SearchFailed."""
+        found = self.unbind(connection)
+        for entry, _ in self.entries:
+            if entry.session is not None and gone(connection, entry, deadline):
+                self._group.objects.unbind(connection, entry.handle)
+                found = True
+        return found
 
     def unbind(self, connection: Connection) -> bool:
         """Forget this member's handles of token objects, so that they are looked for again. False: there are none."""
@@ -112,7 +134,7 @@ class SingleCall:
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
-        return self._objects.unbind(connection)
+        return self._objects.renew(connection, deadline)
 
 
 def kind_of(function: Function, values: list[Any]) -> int:
@@ -124,11 +146,7 @@ def kind_of(function: Function, values: list[Any]) -> int:
 
 
 def choose(group: GroupRuntime, objects: Objects, excluded: set[int], spread: bool, kind: int = 0) -> int | None:
-    """The next member for a call with these objects: their home where they have one. Raises Unknown where that is
-    gone, and the session object with it."""
-    home = objects.home() if objects.entries else None
-    if home is None:
-        return group.choose(excluded, spread, kind)
-    if home in excluded or group.connections[home] is None:
-        raise Unknown(ck.CKR_DEVICE_ERROR)
-    return home
+    """The next member for a call with these objects: the home of session objects while they have it. Raises Unknown
+    where a session object is lost."""
+    home = objects.home(excluded) if objects.entries else None
+    return group.choose(excluded, spread, kind) if home is None else home

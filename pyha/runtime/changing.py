@@ -19,13 +19,14 @@ from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
 from pyha.runtime import log
+from pyha.runtime.altering import alter
 from pyha.runtime.binding import bind, tells_apart
 from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import existing_record, record_for, records_on
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping
-from pyha.runtime.making import identity_on, make_with
+from pyha.runtime.making import identify_again, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.missed import Missed
 from pyha.runtime.objects import Entry
@@ -47,8 +48,10 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
     if template is not None and impersonates(template) and not group.raw:
         return ck.CKR_ATTRIBUTE_VALUE_INVALID
     label = group.settings.label
-    if entry.session is not None or group.raw:
+    if group.raw:
         return _changed_there(group, function, values, entry, template)
+    if entry.session is not None:
+        return alter(group, ChangeCall(group, function, values, None), entry, template)
     try:
         with group.changes.shared(group.deadline()):
             # Disturbed is only what comes before the change itself.
@@ -62,7 +65,7 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
-    _identify_again(group, entry, group.present()[0][0])
+    identify_again(group, entry, group.present()[0][0])
     if not entry.identity.certain:
         _tell_apart(group, entry)
     escrowed = entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
@@ -96,20 +99,20 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
         group.objects.remove(entry.handle)
     else:
         group.objects.changed(entry.handle, after)
-        _identify_again(group, entry, call.index)
+        identify_again(group, entry, call.index)
     return rv
 
 
 def _changed_there(
     group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None
 ) -> int:
-    """A session object, or an object of a member's own slot: where it is, and nowhere else."""
+    """An object of a member's own slot."""
     call = ChangeCall(group, function, values, None)
     rv, _ = run(group, call)
     if rv == ck.CKR_OK and template is None:
         group.objects.remove(entry.handle)
     elif rv == ck.CKR_OK:
-        _identify_again(group, entry, call.index)
+        identify_again(group, entry, call.index)
     return rv
 
 
@@ -187,7 +190,7 @@ class ChangeCall:
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
-        return self._objects.unbind(connection)
+        return self._objects.renew(connection, deadline)
 
 
 def _on_the_others(
@@ -245,20 +248,3 @@ def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity
         on_each(group, work)
     except Refusal as refusal:
         log.log("warning", f'group "{group.settings.label}": a superseded record stays: {refusal}')
-
-
-def _identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
-    """Read the identity anew on a member where the object is bound: another process may have changed it, or we."""
-    connection = group.connections[index]
-    real = connection.bound.get(entry.handle) if connection is not None else None
-    if connection is None or real is None:
-        return
-    try:
-        identity = identity_on(group, index, connection, real)
-    except MemberLost as loss:
-        group.lost(index, connection.generation, str(loss))
-        return
-    except Refusal:
-        return
-    if identity is not None:
-        group.objects.changed(entry.handle, identity)

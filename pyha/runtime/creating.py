@@ -28,12 +28,15 @@ from pyha.ha.replication import (
 )
 from pyha.ha.settings import Unreplicable as WhenUnreplicable
 from pyha.runtime import log
+from pyha.runtime.binding import handles_of
 from pyha.runtime.calls import Objects
 from pyha.runtime.copying import Copy, source_attributes
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import housekeeping, read_attributes
+from pyha.runtime.keeping import make_session_objects
+from pyha.runtime.kept import KeptKey
 from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
@@ -92,19 +95,16 @@ def create(
 def _by_its_way(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], parts: list[Part]
 ) -> tuple[int, list[Any]]:
-    ways = {way_of(part.asked, part.object_class, function.random) for part in parts}
-    if not group.raw and ways == {Way.SESSION} and _becomes_token(group, function, parts):
-        try:
-            return publish_originals(group, session, function, values, parts)
-        except Unreplicable:
-            pass  # as a session object it may be what cannot be on every member
-    if group.raw or ways == {Way.SESSION}:
+    if group.raw:
         return _on_one(group, session, function, values, parts)
+    ways = {way_of(part.asked, part.object_class, function.random) for part in parts}
+    if ways == {Way.SESSION}:
+        return make_session_objects(group, session, function, values, parts)
     kept = _kept(group, function, values, parts[0])
     if kept is not None:
         return publish_kept(group, kept, values, parts[0])
     copied = _copied(group, function, values, parts[0])
-    if copied is not None or ways == {Way.REPEAT}:
+    if copied is not None or (ways == {Way.REPEAT} and not _starts_in_session(group, function, values)):
         try:
             return _repeat(group, function, values, parts[0], copied)
         except _Elsewhere:
@@ -112,12 +112,10 @@ def _by_its_way(
     return publish_originals(group, session, function, values, parts)
 
 
-def _becomes_token(group: GroupRuntime, function: Function, parts: list[Part]) -> bool:
-    """Whether an application may later want a token object of this session object, which nobody could wrap then: keys
-    that are generated and not extractable, as Java's key stores copy them."""
-    if not function.random or group.user != ck.CKU_USER:
-        return False
-    return any(part.object_class in KEY_CLASSES and not stays_extractable(part.asked) for part in parts)
+def _starts_in_session(group: GroupRuntime, function: Function, values: list[Any]) -> bool:
+    """Whether the call starts from a session object: it is not brought to every member for that."""
+    entries = [group.objects.get(handle) for handle, _ in handles_of(function, values)]
+    return len(group.present()) > 1 and any(entry is not None and entry.session is not None for entry in entries)
 
 
 def _kept(group: GroupRuntime, function: Function, values: list[Any], part: Part) -> Entry | None:
@@ -127,7 +125,7 @@ def _kept(group: GroupRuntime, function: Function, values: list[Any], part: Part
     for position, argument in enumerate(function.arguments):
         if argument.kind is Kind.OBJECT:
             entry = group.objects.get(values[position])
-            if entry is not None and entry.kept is not None and entry.kept.copyable:
+            if entry is not None and isinstance(entry.kept, KeptKey) and entry.kept.copyable:
                 return entry
     return None
 
@@ -166,8 +164,8 @@ def _parts(group: GroupRuntime, function: Function, values: list[Any]) -> list[P
 def _on_one(
     group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], parts: list[Part]
 ) -> tuple[int, list[Any]]:
-    """Session objects, all objects of a member's own slot, and what is kept on one member: made there, where the
-    application's session holds what is a session object. Raises Refusal."""
+    """All objects of a member's own slot, and what is kept on one member: made there, where the application's session
+    holds what is a session object. Raises Refusal."""
     creation = Creation(group, function.name)
     call = MakeCall(group, function, values, session)
     try:

@@ -120,6 +120,9 @@ class GroupRuntime:
         self._audited: set[int] = set()
         self._failovers = Failovers()
         self._offered: set[int] = set()  # members whose mechanisms are in the list
+        # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
+        self.extractable_by_default: dict[tuple[Any, ...], bool] = {}
+        self.uncarried: set[str] = set()
 
     # -- deadlines ----------------------------------------------------------------------------------------------
 

@@ -14,10 +14,13 @@ from pyha.cryptoki.functions import Function
 from pyha.ha.identity import Identity
 from pyha.runtime.binding import read_identity
 from pyha.runtime.calls import Objects, choose
+from pyha.runtime.carrying import forget_holder
 from pyha.runtime.failover import NotThere
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping
-from pyha.runtime.member import Connection
+from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.objects import Entry
+from pyha.runtime.outcomes import Refusal
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import step
 
@@ -74,13 +77,12 @@ class MakeCall:
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
         if self._holder is not None:
-            # The holder is gone, and its objects with it.
-            self._holder.holders.pop(index, None)
-            self._group.objects.remove_where(session=self._holder.handle)
+            # The holder is gone, and the objects with it that were there.
+            forget_holder(self._group, self._holder, index, connection)
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
-        return self._objects.unbind(connection)
+        return self._objects.renew(connection, deadline)
 
 
 def make_with(connection: Connection, function: Function, values: list[Any], deadline: float) -> tuple[int, list[Any]]:
@@ -101,3 +103,20 @@ def identity_on(group: GroupRuntime, index: int, connection: Connection, real: i
             return ck.CKR_OK, read_identity(connection, session, real, deadline)
 
     return step(group, index, connection, "C_GetAttributeValue", attempt)[1]
+
+
+def identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
+    """Read the identity anew on a member where the object is bound: another process may have changed it, or we."""
+    connection = group.connections[index]
+    real = connection.bound.get(entry.handle) if connection is not None else None
+    if connection is None or real is None:
+        return
+    try:
+        identity = identity_on(group, index, connection, real)
+    except MemberLost as loss:
+        group.lost(index, connection.generation, str(loss))
+        return
+    except Refusal:
+        return
+    if identity is not None:
+        group.objects.changed(entry.handle, identity)

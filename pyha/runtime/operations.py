@@ -120,11 +120,11 @@ class OperationCall:
         return True
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
-        found = self._objects.unbind(connection)
+        found = self._objects.renew(connection, deadline)
         entries = [entry for journal in self._session.journals.values() for entry in journal.entries]
         for entry in entries:
             try:
-                found |= Objects(self._group, entry.function, entry.values).unbind(connection)
+                found |= Objects(self._group, entry.function, entry.values).renew(connection, deadline)
             except Unknown:  # destroyed meanwhile: the replay will say so
                 continue
         if entries and found:

@@ -14,6 +14,7 @@ from pyha.cryptoki.keys import KEY_TYPES
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass, field, replace
 from pyha.cryptoki.values import Attribute, Query, Template
+from pyha.ha.carrying import object_template
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (
     KEY_CLASSES,
@@ -24,13 +25,13 @@ from pyha.ha.replication import (
     original_template,
     published_template,
     restated_template,
-    value_of,
     wants_token,
 )
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
+from pyha.runtime.kept import Kept, KeptKey, KeptObject
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
@@ -354,31 +355,27 @@ def _for_session(
         identity = prepared.key
     else:
         identity = identity_of_made(group, [(connection, real)])
-    entry = group.objects.made(identity, [(connection, real)], session.handle, home)
     if part.object_class in KEY_CLASSES:
         assert prepared.wrapped is not None
-        assert prepared.proof is not None
-        entry.value_length = prepared.wrapped.value_length
-        entry.kept = Kept(prepared.wrapped, prepared.proof)
+        kept: Kept | None = KeptKey(prepared.wrapped, prepared.proof)
+    else:
+        kept = _kept_object(part, prepared.shown[part.result])
+    entry = group.objects.made(identity, [(connection, real)], session.handle, home, kept)
+    if isinstance(kept, KeptKey):
+        entry.value_length = kept.wrapped.value_length
     return entry.handle
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """The wrapped form of a session key that nobody could wrap any more, and how its copies are proved."""
-
-    wrapped: Wrapped
-    proof: Proof
-
-    @property
-    def copyable(self) -> bool:
-        """CKA_COPYABLE, true by default (section 4.4)."""
-        return value_of(self.wrapped.template, ck.CKA_COPYABLE) != b"\0"
+def _kept_object(part: "Part", shown: Shown) -> Kept | None:
+    template = object_template(part.asked, shown, created=False)
+    return None if template is None else KeptObject(template)
 
 
 def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Part") -> tuple[int, list[Any]]:
     """A token object on every member, from the kept form of a session key. Raises Refusal, Unreplicable, NobodyLeft."""
-    kept: Kept = entry.kept
+    kept = entry.kept
+    if not isinstance(kept, KeptKey) or kept.proof is None:
+        raise Unreplicable("nothing is kept of it that could be proved")
     changes: Template = (*values[part.template], Attribute(ck.CKA_TOKEN, b"\1"))
     key_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
     template = restated_template(kept.wrapped.template, changes, key_class, key_type)

@@ -255,12 +255,13 @@ def prove_secret(connection: Connection, session: int, copy: int, check_value: b
     if shown:
         return shown == check_value
     wrong = bytes([check_value[0] ^ 1]) + check_value[1:]
-    if well(_set_check_value(connection, session, copy, wrong, deadline)):
+    if well(set_check_value(connection, session, copy, wrong, deadline)):
         return False
-    return well(_set_check_value(connection, session, copy, check_value, deadline))
+    return well(set_check_value(connection, session, copy, check_value, deadline))
 
 
-def _set_check_value(connection: Connection, session: int, key: int, value: bytes, deadline: float) -> int:
+def set_check_value(connection: Connection, session: int, key: int, value: bytes, deadline: float) -> int:
+    """Set CKA_CHECK_VALUE of a key (real handle): the CK_RV. Raises MemberLost."""
     template: Template = (Attribute(ck.CKA_CHECK_VALUE, value),)
     connection.enter_catalogue(deadline, alone=True)
     try:

@@ -43,7 +43,8 @@ def read(group: GroupRuntime, function: Function, values: list[Any]) -> tuple[in
             if not any(found.type in _CORRECTED for found in results[position]):
                 continue
             entry = group.objects.get(values[1])
-            if entry is not None and entry.identity.token and entry.identity.object_class in _KEYS:
+            alike = entry is not None and (entry.identity.token or entry.follows)
+            if entry is not None and alike and entry.identity.object_class in _KEYS:
                 results[position] = tuple(_alike(group, call.index, entry, found) for found in results[position])
     return rv, results
 

@@ -12,6 +12,7 @@ from pyha.cryptoki.functions import Function
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import could_match_domain, could_match_record, domain_search, record_search
 from pyha.runtime.binding import read_identity
+from pyha.runtime.carrying import fetch_homeless
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
@@ -24,17 +25,23 @@ def find(group: GroupRuntime, session: VirtualSession, function: Function, value
     if session.found is not None:
         return ck.CKR_OPERATION_ACTIVE
     template: Template = values[1]
-    call = SearchCall(group, session, function, template)
-    rv, results = run(group, call)
-    if rv != ck.CKR_OK:
-        return rv
-    session.found = results + _elsewhere(group, call.index, template)
+    while True:
+        call = SearchCall(group, session, function, template)
+        rv, results = run(group, call)
+        if rv != ck.CKR_OK:
+            return rv
+        elsewhere = _elsewhere(group, call.index, template)
+        if elsewhere is not None:
+            break
+    # One that was brought to the searched member too is found there and at home.
+    session.found = list(dict.fromkeys(results + elsewhere))
     return rv
 
 
-def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int]:
-    """Matching session objects of the application that live on other members."""
-    homes = {entry.home[0] for entry in group.objects.entries() if entry.home is not None} - {searched}
+def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int] | None:
+    """Matching session objects of the application that live on other members; None where one of those was lost, and its
+    objects are to be found elsewhere."""
+    homes = {entry.home[0] for entry in group.objects.of_sessions() if entry.home is not None} - {searched}
     found: list[int] = []
     for index in homes:
         connection = group.connections[index]
@@ -46,7 +53,7 @@ def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[i
                 reals = search(connection, real_session, template, deadline)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-            continue
+            return None
         except (SearchFailed, SessionRefused):
             continue
         for real in reals:
@@ -78,6 +85,7 @@ class SearchCall:
         self.index = index
         place = self._session.place
         try:
+            fetch_homeless(self._group, index, connection, deadline)
             # A search beside an open operation is asked of the same real session: the member's own rule decides.
             if place is not None and place.connection is connection and not self._apart:
                 return ck.CKR_OK, self._search(connection, place.real, deadline)

@@ -5,11 +5,14 @@ session; a second operation follows the first (SEMANTICS.md section 3).
 """
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Operation
 from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.journal import Journal
-from pyha.runtime.member import Connection
+from pyha.runtime.member import Clock, Connection, MemberBusy
 
 
 @dataclass(slots=True)
@@ -29,7 +32,8 @@ class Place:
 class VirtualSession:
     """`writable`: opened with CKF_RW_SESSION. `journals`: of each open operation. `found`: object handles of the open
     search that were not fetched yet, None where none is open. `holders`: member index -> (generation, real session) on
-    which the session's own objects live, never one that runs operations."""
+    which the session's own objects live, never one that runs operations. `holding`: guards those against calls on other
+    sessions, which may use this one's objects; taken after a session's lock, never before."""
 
     handle: int
     slot: int
@@ -39,15 +43,28 @@ class VirtualSession:
     journals: dict[Operation, Journal] = field(default_factory=dict)
     found: list[int] | None = None
     holders: dict[int, tuple[int, int]] = field(default_factory=dict)
+    holding: threading.RLock = field(default_factory=threading.RLock)
     closed: bool = False
 
     def holder(self, index: int, connection: Connection, deadline: float) -> int:
         """The real session on that member that session objects are made on; opened when first needed."""
-        held = self.holders.get(index)
-        if held is None or held[0] != connection.generation:
-            held = (connection.generation, connection.open_session(deadline))
-            self.holders[index] = held
-        return held[1]
+        with self.hold(deadline, connection.clock):
+            held = self.holders.get(index)
+            if held is None or held[0] != connection.generation:
+                held = (connection.generation, connection.open_session(deadline))
+                self.holders[index] = held
+            return held[1]
+
+    @contextmanager
+    def hold(self, deadline: float, clock: Clock) -> Iterator[None]:
+        """Nobody else makes, brings or changes an object of this session meanwhile. Raises MemberBusy at the
+        deadline."""
+        if not self.holding.acquire(timeout=min(max(deadline - clock(), 0), threading.TIMEOUT_MAX)):
+            raise MemberBusy(ck.CKR_DEVICE_ERROR)
+        try:
+            yield
+        finally:
+            self.holding.release()
 
     def end(self, operation: Operation) -> None:
         """The operation is over, its journal wiped."""

@@ -104,10 +104,23 @@ def test_a_session_key_copied_to_the_token(it: Scene, kind: Mapping[int, bool]) 
     assert ciphers == {it.app.encrypt(ck.CKM_AES_ECB, key, BLOCK)}
 
 
-def test_an_imported_session_key_that_may_not_leave_cannot_become_a_token_object(it: Scene) -> None:
-    """A generated one can (test_session_keys.py); nobody kept a wrapped form of this one."""
+def test_an_imported_session_key_that_may_not_leave_becomes_a_token_object(it: Scene) -> None:
+    """Nobody could wrap it any more; its wrapped form was kept when it was made."""
     imported = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE: bytes(range(16))}
     key = it.app.create({**STAYS, **imported, ck.CKA_TOKEN: False})
+    it.app.copy(key, {ck.CKA_TOKEN: True, ck.CKA_LABEL: b"copy"})
+    assert it.alike(b"copy", ck.CKA_EXTRACTABLE, ck.CKA_SENSITIVE) == [b"\0", b"\1"]
+    ciphers = {member.encrypt(ck.CKM_AES_ECB, real, BLOCK) for member, real in it.everywhere(b"copy")}
+    assert ciphers == {it.app.encrypt(ck.CKM_AES_ECB, key, BLOCK)}
+
+
+def test_a_session_key_that_may_not_leave_and_cannot_be_proved_does_not_become_a_token_object(it: Scene) -> None:
+    """A derived one: SoftHSM tells the check value of another key."""
+    usage = {ck.CKA_DERIVE: True, ck.CKA_VALUE: bytes(range(16))}
+    base = it.app.create({**STAYS, **usage, ck.CKA_CLASS: 4, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_TOKEN: False})
+    derived = {ck.CKA_CLASS: 4, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_VALUE_LEN: 16, ck.CKA_TOKEN: False}
+    how = (ck.CKM_AES_ECB_ENCRYPT_DATA, [("pointer", bytes(16))])
+    key = it.app.derive(how, base, {**STAYS, **derived})
     before = it.inventory()
     with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
         it.app.copy(key, {ck.CKA_TOKEN: True})
