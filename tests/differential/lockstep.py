@@ -42,7 +42,8 @@ Handles = list[int]
 @dataclass(eq=False)
 class Thing:
     """One object as both sides know it. `handles`: 0 where a side has none to give. `same`: the sides have equal key
-    material. `session`: that of a session object."""
+    material. `session`: that of a session object. `mortal`: a session key that dies with its member.
+    `leaves`: it was made extractable."""
 
     tag: bytes
     kind: str
@@ -50,6 +51,8 @@ class Thing:
     private: bool
     same: bool
     session: int | None = None
+    mortal: bool = False
+    leaves: bool = False
 
 
 @dataclass
@@ -81,6 +84,8 @@ class Difference:
     """The bare module has reported a length that no output can have."""
     faults: frozenset[int] = frozenset()
     """Codes for what is wrong with the call by itself, which the slot finds out without a member."""
+    died: bool = False
+    """A member was struck while there were session keys that die with theirs."""
 
 
 @dataclass
@@ -94,6 +99,7 @@ class Lockstep:
     sessions: list[Handles] = field(default_factory=list)
     calls: int = 0
     last_rv: int = ck.CKR_OK
+    struck: bool = False
 
     def __post_init__(self) -> None:
         self._known: tuple[dict[int, Thing], dict[int, Thing]] = ({}, {})
@@ -103,6 +109,8 @@ class Lockstep:
         self._done: dict[str, _Run] = {}
         self._searches: dict[int, tuple[list[Thing], list[Thing]]] = {}
         self._uncertain: set[int] = set()
+        self._died = False
+        self._user = False
         self._made = 0
         self._read_only: set[int] = set()
         self._logged_in = False
@@ -174,10 +182,19 @@ class Lockstep:
             )
             uncertain = session in self._uncertain
             subject = self._subject(call)
-            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense, faults)]
+            died = self._may_have_died()
+            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense, faults, died)]
         if bare.rv == CRASHED:
             return [Difference(call, "crash", True, True)]
         return [*self._compared(call, bare, slot), *self._learned(call, session, bare, slot)]
+
+    def _may_have_died(self) -> bool:
+        """Whether a session key of which nobody could keep a wrapped form, or unwrap it now, was on a member that was
+        struck."""
+        if self.struck:
+            keys = [each for each in self.things.values() if each.session is not None and _is_key(each.kind)]
+            self._died = self._died or any(each.mortal or not self._user for each in keys)
+        return self._died
 
     def _subject(self, call: Call) -> Thing | None:
         """The first object that a call names."""
@@ -253,12 +270,20 @@ class Lockstep:
             self._operated(call, session, bare, slot)
         if not ok:
             return
+        self._may_have_died()
+        if name == "C_SetAttributeValue":
+            thing = self._thing(call.arguments[1])
+            if thing is not None:
+                # One that could be read and not wrapped: what was kept of it is not fit for what it has become.
+                thing.mortal |= not thing.leaves and (ck.CKA_SENSITIVE, True) in call.arguments[2]
+                thing.leaves &= (ck.CKA_EXTRACTABLE, False) not in call.arguments[2]
         if name == "C_OpenSession":
             self.sessions.append([bare.results[3], slot.results[3]])
             if not call.arguments[1] & ck.CKF_RW_SESSION:
                 self._read_only.add(bare.results[3])
         elif name == "C_Login":
             self._logged_in = True
+            self._user = call.arguments[1] == ck.CKU_USER
         elif name == "C_CloseSession":
             self._ended(session)
         elif name == "C_CloseAllSessions":
@@ -304,6 +329,11 @@ class Lockstep:
             handles = [bare.results[at], slot.results[at]]
             label = b"object %d" % self._made
             thing = Thing(label, kind, handles, private, same, None if token else session)
+            leaves = template.get(ck.CKA_EXTRACTABLE, source.leaves if source else False)
+            thing.leaves = bool(leaves) and not isinstance(leaves, bytes)
+            trusted = bool(template.get(ck.CKA_WRAP_WITH_TRUSTED, False))
+            inherited = source is not None and source.mortal
+            thing.mortal = not token and _is_key(kind) and (not self._user or trusted or inherited)
             self.things[label, order] = thing
             for side in (0, 1):
                 self._known[side][handles[side]] = thing
@@ -364,7 +394,8 @@ class Lockstep:
             self._logged_out()
 
     def _logged_out(self) -> None:
-        self._logged_in = False
+        self._may_have_died()
+        self._logged_in = self._user = False
         self._runs.clear()
         self._uncertain.update(handles[0] for handles in self.sessions)
         for key, thing in list(self.things.items()):
@@ -384,7 +415,7 @@ class Lockstep:
 
     def _found(self, call: Call, session: int, bare: Any, slot: Any) -> Iterator[Difference]:
         if len(bare) != len(slot):
-            yield Difference(call, "found", len(bare), len(slot))
+            yield self._not_found(call, len(bare), len(slot))
             return
         search = self._searches.get(session)
         if search is None:
@@ -393,13 +424,16 @@ class Lockstep:
             for handle in handles:
                 thing = self._known[side].get(handle) or self._recognised(side, call, handle)
                 if thing is None:
-                    yield Difference(call, "found", *((handle, 0) if side == 0 else (0, handle)))
+                    yield self._not_found(call, *((handle, 0) if side == 0 else (0, handle)))
                 else:
                     search[side].append(thing)
         if len(bare) < (call.arguments[1] or 0):
             ours, theirs = ([f"{each.tag!r} {each.kind}" for each in found] for found in search)
             if sorted(ours) != sorted(theirs):
-                yield Difference(call, "found", sorted(ours), sorted(theirs))
+                yield self._not_found(call, sorted(ours), sorted(theirs))
+
+    def _not_found(self, call: Call, bare: Any, slot: Any) -> Difference:
+        return Difference(call, "found", bare, slot, died=self._may_have_died())
 
     def _recognised(self, side: int, call: Call, handle: int) -> Thing | None:
         """The object of a handle that this side has not given before, by its label."""
@@ -417,6 +451,10 @@ class Lockstep:
             self._known[side][handle] = thing
             return thing
         return None
+
+
+def _is_key(kind: str) -> bool:
+    return not kind.endswith("-public") and kind not in ("data", "certificate")
 
 
 def kinds() -> list[str]:

@@ -72,6 +72,7 @@ def _calls(scene: Scene, lockstep: Lockstep, sequence: Sequence[Call | Fault], t
     for call in sequence:
         if isinstance(call, Fault):
             tally.faults[scene.strike(call)] += 1
+            lockstep.struck = True
             continue
         excused: list[Tolerated] = []
         for difference in lockstep.do(call):

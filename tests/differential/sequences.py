@@ -478,30 +478,15 @@ _STRUCK = (
 )
 
 
-def _on_tokens(calls: Calls) -> Calls:
-    """With token objects in place of session objects, which live on one member; and without changes of the PIN, which
-    need every member."""
-    kept = []
-    for call in calls:
-        if call.name in ("C_SetPIN", "C_InitPIN"):
-            continue
-        arguments = call.arguments
-        if call.makes is not None:
-            kinds = [argument.kind for argument in BY_NAME[call.name].arguments]
-            arguments = tuple(
-                tuple({**dict(value), ck.CKA_TOKEN: True}.items())
-                if kind is Kind.TEMPLATE and isinstance(value, tuple)
-                else value
-                for kind, value in zip(kinds, arguments, strict=True)
-            )
-        kept.append(Call(call.name, arguments, call.makes))
-    return kept
+def _without_pins(calls: Calls) -> Calls:
+    """Without changes of the PIN, which need every member."""
+    return [call for call in calls if call.name not in ("C_SetPIN", "C_InitPIN")]
 
 
 @st.composite
 def troubled(draw: st.DrawFn, members: int, most: int = 10) -> list[Call | Fault]:
     """A sequence in which members fail, and one never does. At most one fault costs a deadline."""
-    sequence: list[Call | Fault] = list(_on_tokens(draw(sequences(most))))
+    sequence: list[Call | Fault] = list(_without_pins(draw(sequences(most))))
     spared = draw(st.integers(0, members - 1))
     others = [index for index in range(members) if index != spared]
     ways = st.sampled_from([Way.KILLED, Way.KILLED, Way.REMOVED, Way.REMOVED, Way.DIES])

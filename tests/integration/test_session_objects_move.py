@@ -182,7 +182,7 @@ def test_logout_ends_private_objects_and_leaves_public_ones(stage: Stage) -> Non
 
 
 def test_a_session_s_objects_end_with_it_wherever_they_are(stage: Stage) -> None:
-    app, session = stage.app, stage.session
+    app = stage.app
     other = app.open(stage.slot)[1]
     key = stage.key(SEALED, other)
     stage.kill(0)
