@@ -183,7 +183,9 @@ class Lockstep:
             uncertain = session in self._uncertain
             subject = self._subject(call)
             died = self._may_have_died()
-            return [Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense, faults, died)]
+            return [
+                Difference(call, "rv", bare.rv, slot.rv, None, subject, searching, uncertain, nonsense, faults, died)
+            ]
         if bare.rv == CRASHED:
             return [Difference(call, "crash", True, True)]
         return [*self._compared(call, bare, slot), *self._learned(call, session, bare, slot)]
