@@ -98,6 +98,18 @@ static void *watch(void *unused)
     _exit(0);
 }
 
+/*
+ * A helper that is stopped (SIGSTOP) could not notice the application's end, and would stay for ever. So the kernel
+ * continues it: SIGCONT comes when the other end of this pipe closes, however the application ended. (PR_SET_PDEATHSIG
+ * follows a thread, and that of the process that started us is gone at once.)
+ */
+static int be_continued(void)
+{
+    int flags = fcntl(PYHA_LIFE_FD, F_GETFL);
+    return flags < 0 || fcntl(PYHA_LIFE_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PYHA_LIFE_FD, F_SETOWN, getpid()) < 0 ||
+           fcntl(PYHA_LIFE_FD, F_SETSIG, SIGCONT) < 0 || fcntl(PYHA_LIFE_FD, F_SETFL, flags | O_ASYNC) < 0;
+}
+
 static void start_watch(void)
 {
     pthread_t thread;
@@ -253,7 +265,7 @@ int main(int argc, char *argv[])
     struct pyha_hello hello = {.protocol = PYHA_PROTOCOL};
     seclude();
     if (argc < 2 || fcntl(PYHA_CONTROL_FD, F_SETFD, FD_CLOEXEC) < 0 ||
-        fcntl(PYHA_APPLICATION_FD, F_SETFD, FD_CLOEXEC) < 0) {
+        fcntl(PYHA_APPLICATION_FD, F_SETFD, FD_CLOEXEC) < 0 || be_continued()) {
         fputs("pyha-host is started by the pyha PKCS #11 module, not by hand\n", stderr);
         return 2;
     }

@@ -110,7 +110,9 @@ static void give_up_descriptors(pyha_link *link)
         close(link->helper.number);
     if (is_ours(&link->control))
         close(link->control.number);
-    link->control.number = link->helper.number = -1;
+    if (is_ours(&link->life))
+        close(link->life.number);
+    link->control.number = link->helper.number = link->life.number = -1;
 }
 
 int pyha_link_close(pyha_link *link, int at_once)
@@ -182,7 +184,7 @@ static pyha_link *new_link(char *reason, size_t room)
     atomic_init(&link->users, 1);
     link->owner = getpid();
     link->spins = pyha_spin_helps();
-    link->control.number = link->helper.number = -1;
+    link->control.number = link->helper.number = link->life.number = -1;
     return link;
 }
 
@@ -245,20 +247,28 @@ static int above_standard(int descriptor)
 /* Descriptors and process; guarded, so that a fork finds them whole. An errno. */
 static int start_helper(pyha_link *link, const char *program, char *const argv[], char *const envp[])
 {
-    int pair[2], pidfd = -1;
+    int pair[2], ends[2], pidfd = -1;
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
         return errno;
+    if (pipe2(ends, O_CLOEXEC) < 0) {
+        int error = errno;
+        close(pair[0]);
+        close(pair[1]);
+        return error;
+    }
     int control = above_standard(pair[0]), theirs = above_standard(pair[1]);
+    int their_life = above_standard(ends[0]), life = above_standard(ends[1]);
     int application = above_standard(pidfd_open(getpid(), 0));
-    int error = control < 0 || theirs < 0 || application < 0 ? errno : 0;
+    int error = control < 0 || theirs < 0 || their_life < 0 || life < 0 || application < 0 ? errno : 0;
     if (!error)
-        error = pyha_spawn(&pidfd, program, argv, envp, theirs, application);
+        error = pyha_spawn(&pidfd, program, argv, envp, theirs, application, their_life);
     if (!error) {
         link->control = own(control);
         link->helper = own(above_standard(pidfd));
-        control = -1;
+        link->life = own(life);
+        control = life = -1;
     }
-    const int done[] = {control, theirs, application};
+    const int done[] = {control, theirs, application, their_life, life};
     for (size_t n = 0; n < sizeof done / sizeof *done; n++)
         if (done[n] >= 0)
             close(done[n]);

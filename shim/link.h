@@ -56,7 +56,9 @@ struct pyha_link {
     atomic_uint users;   /* whoever has the link, and each arena: memory outlives the last of them */
     atomic_int ended;    /* no further call; set once */
     pid_t owner;         /* a forked child inherits the structure, not the link */
-    struct pyha_owned control, helper; /* the socket, and the helper's pidfd. Changed under the guard */
+    /* The socket, the helper's pidfd, and the end of a pipe whose closing wakes a helper that is stopped. Changed under
+     * the guard. */
+    struct pyha_owned control, helper, life;
     uint32_t identities; /* guarded */
     int local;
     int spins; /* there is a core for the helper besides ours */

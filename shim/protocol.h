@@ -25,6 +25,7 @@
 
 #define PYHA_CONTROL_FD 3     /* the helper's end of the control socket */
 #define PYHA_APPLICATION_FD 4 /* a pidfd of the application */
+#define PYHA_LIFE_FD 5        /* a pipe that nobody writes to; its other end is the application's, see host.c */
 
 /* The head of every shared arena; its memory proper begins PYHA_HEAD bytes after it. */
 #define PYHA_HEAD 256

@@ -27,7 +27,7 @@ struct plan {
     const char *path;
     char *const *argv;
     char *const *envp;
-    int control, application;
+    int control, application, life;
     char *stack;
     volatile int error;
     volatile pid_t pid;
@@ -49,9 +49,10 @@ static int arrange_descriptors(const struct plan *plan)
 {
     int control = fcntl(plan->control, F_DUPFD, ABOVE);
     int application = fcntl(plan->application, F_DUPFD, ABOVE);
+    int life = fcntl(plan->life, F_DUPFD, ABOVE);
     int opened = open("/dev/null", O_RDWR);
     int null = fcntl(opened, F_DUPFD, ABOVE);
-    if (control < 0 || application < 0 || null < 0)
+    if (control < 0 || application < 0 || life < 0 || null < 0)
         return -1;
     close(opened); /* it may have come out as the application's closed stderr */
     /* Closed, or by its flag no stderr but something of the application's own that got the number. */
@@ -59,9 +60,10 @@ static int arrange_descriptors(const struct plan *plan)
         return -1;
     if (dup2(null, STDIN_FILENO) < 0 || dup2(null, STDOUT_FILENO) < 0)
         return -1;
-    if (dup2(control, PYHA_CONTROL_FD) < 0 || dup2(application, PYHA_APPLICATION_FD) < 0)
+    if (dup2(control, PYHA_CONTROL_FD) < 0 || dup2(application, PYHA_APPLICATION_FD) < 0 ||
+        dup2(life, PYHA_LIFE_FD) < 0)
         return -1;
-    close_from(PYHA_APPLICATION_FD + 1);
+    close_from(PYHA_LIFE_FD + 1);
     return 0;
 }
 
@@ -95,12 +97,13 @@ static int intermediate(void *argument)
     _exit(0);
 }
 
-int pyha_spawn(int *pidfd, const char *path, char *const argv[], char *const envp[], int control, int application)
+int pyha_spawn(int *pidfd, const char *path, char *const argv[], char *const envp[], int control, int application,
+               int life)
 {
     char *stacks = mmap(NULL, 2 * STACK, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_STACK, -1, 0);
     if (stacks == MAP_FAILED)
         return errno;
-    struct plan plan = {path, argv, envp, control, application, stacks, 0, -1, -1};
+    struct plan plan = {path, argv, envp, control, application, life, stacks, 0, -1, -1};
     pid_t child = clone(intermediate, stacks + 2 * STACK, CLONE_VM | CLONE_VFORK | CLONE_FILES, &plan);
     if (child < 0)
         plan.error = errno;

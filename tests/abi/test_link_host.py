@@ -88,6 +88,17 @@ def test_the_helper_ends_with_an_application_that_is_killed(directory: Path, sto
     helper.close()
 
 
+def test_a_stopped_helper_ends_with_its_application(directory: Path) -> None:
+    with subprocess.Popen(arguments(directory, "hold_alone"), stdout=subprocess.PIPE, text=True) as application:
+        assert application.stdout
+        helper = Process(int(application.stdout.readline()))
+        helper.stop()
+        assert not helper.ended(0.0)
+        application.kill()
+        assert helper.ended()
+    helper.close()
+
+
 def test_a_helper_started_by_hand_says_so(directory: Path) -> None:
     helper = arguments(directory, "")[2]
     done = subprocess.run([helper, "/nowhere.so"], capture_output=True, text=True, timeout=LIMIT, close_fds=True)

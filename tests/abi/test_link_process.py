@@ -177,8 +177,8 @@ def test_signals_terminal_limits_and_files_of_the_helper(link: Link) -> None:
     assert command(link, Hostile.INSPECT) == 0
 
 
-def test_the_helper_has_its_five_descriptors_only(link: Link) -> None:
-    assert command(link, Hostile.DESCRIPTORS) == 0b11111
+def test_the_helper_has_its_six_descriptors_only(link: Link) -> None:
+    assert command(link, Hostile.DESCRIPTORS) == 0b111111
 
 
 def test_the_helper_s_environment(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,7 +329,7 @@ def test_a_link_that_nobody_holds_ends_its_helper(modules: Path) -> None:
     del link
     gc.collect()
     assert helper.ended()
-    assert len(os.listdir("/proc/self/fd")) == before - 2
+    assert len(os.listdir("/proc/self/fd")) == before - 3
     helper.close()
 
 

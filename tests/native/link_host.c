@@ -311,14 +311,14 @@ static void start_without_standard_descriptors(void)
     uint64_t result = link ? ask(lease(link), DESCRIPTORS, 0, 0) : 0;
     uint64_t sound = link ? ask(lease(link), INSPECT, 0, 0) : 1;
     dup2(kept, 2);
-    if (result != 31)
+    if (result != 63)
         fprintf(stderr, "%lx\n", result);
-    check(result == 31);
+    check(result == 63);
     check(sound == 0);
     check(link->control.number > 2 && link->helper.number > 2);
     /* A number 2 that is not meant to be anybody's stderr. */
     fcntl(2, F_SETFD, FD_CLOEXEC);
-    check(ask(lease(start()), DESCRIPTORS, 0, 0) == 31);
+    check(ask(lease(start()), DESCRIPTORS, 0, 0) == 63);
 }
 
 static void setuid_after_start(void)
@@ -506,6 +506,14 @@ static void pins(void)
 }
 
 /* Prints the helper's pid and waits to be killed; beside it a process that has a copy of everything open. */
+static void hold_alone(void)
+{
+    printf("%ld\n", (long)ask(lease(start()), PID, 0, 0));
+    fflush(stdout);
+    for (;;)
+        pause();
+}
+
 static void hold(void)
 {
     pyha_link *link = start();
@@ -556,7 +564,7 @@ int main(int argc, char *argv[])
         TEST(exec_while_loading),
         TEST(close_all), TEST(close_all_then_send), TEST(start_without_standard_descriptors),
         TEST(setuid_after_start), TEST(fork_under_load), TEST(raw_clone), TEST(copied_socket),
-        TEST(thread_that_started_it_ends), TEST(cancelled_thread), TEST(pins), TEST(hold), TEST(inside_a_helper),
+        TEST(thread_that_started_it_ends), TEST(cancelled_thread), TEST(pins), TEST(hold), TEST(hold_alone), TEST(inside_a_helper),
         TEST(speed),
     };
     check(argc >= 4);
