@@ -25,6 +25,8 @@
 
 extern char **environ;
 
+#define LAST_MOMENT 0.25 /* seconds that a process may take to be gone once it is killed */
+
 static pyha_link *links; /* guarded */
 
 int pyha_link_owned(const pyha_link *link)
@@ -113,6 +115,36 @@ static void give_up_descriptors(pyha_link *link)
     if (is_ours(&link->life))
         close(link->life.number);
     link->control.number = link->helper.number = link->life.number = -1;
+}
+
+/* Waits for that; 1 also where it cannot be seen any more. */
+static int helper_ended(pyha_link *link, double deadline)
+{
+    while (is_our_helper(link)) {
+        struct pollfd watched = {link->helper.number, POLLIN, 0};
+        double left = pyha_slice(deadline);
+        if (poll(&watched, 1, left > 0 ? (int)(left * 1000) + 1 : 0) > 0)
+            return 1;
+        if (left <= 0)
+            return 0;
+    }
+    return 1;
+}
+
+void pyha_link_dismiss(pyha_link *link, double deadline)
+{
+    struct pyha_guarded saved;
+    if (!pyha_link_owned(link) || link->local)
+        return;
+    pyha_guard_enter(&saved);
+    atomic_store(&link->ended, 1);
+    if (is_ours(&link->control))
+        shutdown(link->control.number, SHUT_RDWR);
+    pyha_guard_leave(&saved);
+    if (!helper_ended(link, deadline)) {
+        pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
+        helper_ended(link, pyha_now() + LAST_MOMENT);
+    }
 }
 
 int pyha_link_close(pyha_link *link, int at_once)

@@ -87,6 +87,12 @@ int pyha_link_offers(const pyha_link *link, uint32_t index);
 int pyha_link_alive(pyha_link *link);
 
 /*
+ * Lets the helper end by itself once its module has returned from the calls that are under way; at the deadline it is
+ * killed. Returns when it is gone. For whoever waits for such a call it ends within a slice. To be closed afterwards.
+ */
+void pyha_link_dismiss(pyha_link *link, double deadline);
+
+/*
  * Calls in flight end within a slice, for whoever waits for them. The helper is killed (`at_once`), or ends by itself
  * once its module has returned from them, or has not for some seconds: a module that is killed while it writes may spoil
  * its token. Never waits; may be repeated. 0 in a forked child.

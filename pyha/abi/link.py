@@ -89,6 +89,10 @@ class Link(Protocol):
     def offers(self, index: int) -> bool:
         """Whether the module has a function at `index` of the table."""
 
+    def dismiss(self, deadline: float) -> None:
+        """Calls in flight raise LinkDead, and the helper ends once its module has returned from them; at the deadline
+        it is killed. Returns when it is gone. To be closed afterwards."""
+
     def close(self, at_once: bool = True) -> None:
         """Calls in flight raise LinkDead, and the helper is killed; or (not `at_once`) it ends when its module has
         returned from them, and at the latest after some seconds. Never waits; may be called again."""
@@ -162,6 +166,9 @@ class _Link:
             raise self._ended(outcome)
         rv: int = server.rv
         return rv
+
+    def dismiss(self, deadline: float) -> None:
+        lib.pyha_link_dismiss(self._handle, deadline)
 
     def close(self, at_once: bool = True) -> None:
         self._closed = True

@@ -22,7 +22,7 @@ def candidate_of(group: GroupSettings, index: int) -> Iterator[Candidate]:
     try:
         yield candidate
     finally:
-        candidate.connection.close(candidate.deadline())
+        candidate.connection.finish(candidate.deadline())
 
 
 class SharedPin:

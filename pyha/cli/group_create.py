@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         for value in values.values():
             memory.wipe(value)
         for candidate in candidates:
-            candidate.connection.close(candidate.deadline())
+            candidate.connection.finish(candidate.deadline())
     print(usage.after_creation(settings, path, backup if sealing_key is not None else None))
     return 0
 

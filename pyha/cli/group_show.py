@@ -100,7 +100,7 @@ def _member(group: GroupSettings, index: int, source: str | None) -> dict[str, A
     except (MemberLost, NotServable, SearchFailed, SessionRefused) as reason:
         report["state"], report["reason"] = "CKR_TOKEN_NOT_PRESENT", str(reason)
     finally:
-        connection.close(candidate.deadline())
+        connection.finish(candidate.deadline())
     return report
 
 

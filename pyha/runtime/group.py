@@ -366,7 +366,7 @@ class GroupRuntime:
             if not now and (self.loads[index] or any(home[0] == index for home in homes)):
                 return False
             self.connections[index] = None
-        connection.close(self.clock() + _FAREWELL)
+        connection.finish(self.clock() + _FAREWELL)
         return True
 
     # -- load ---------------------------------------------------------------------------------------------------
@@ -571,8 +571,6 @@ class GroupRuntime:
             self._closed = True
             leaving = list(self.connections)
             self.connections[:] = [None] * len(leaving)
-        for arriving in list(self._arriving):
-            arriving.close()
         self.status.withdraw()
         self._tell_failovers()
         served = self.status.served
@@ -581,7 +579,9 @@ class GroupRuntime:
             log.log("notice", f'group "{self.settings.label}": served {counts}')
         for connection in leaving:
             if connection is not None:
-                connection.close(deadline)
+                connection.finish(deadline)
+        for arriving in list(self._arriving):
+            arriving.abandon(deadline)
         if self.pin is not None:
             self.pin.wipe()
             self.pin = None

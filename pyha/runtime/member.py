@@ -97,6 +97,7 @@ class Connection:
         self._cause = "it is not connected"
         self._resident = resident or Resident()
         self._entered = False
+        self._finishing = False  # who ends the connection waits for its helper
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -176,18 +177,32 @@ class Connection:
             room = count + 1
         return ()
 
-    def close(self, deadline: float | None = None, hangs: bool = False) -> None:
-        """End the connection. With a deadline (seconds) the module may finalize first; never waits past it. A module
-        that is inside a call may return from it, unless it `hangs`: SoftHSM's C_Login empties the token's file before
-        it writes it, and one that is killed in between has lost the token."""
+    def close(self, hangs: bool = False) -> None:
+        """End the connection. A module that is inside a call may return from it, unless it `hangs`: SoftHSM's C_Login
+        empties the token's file before it writes it, and one that is killed in between has lost the token."""
         link = self._link
-        if link is None:
-            return
-        if deadline is not None and link.alive:
+        if link is not None:
+            self._link = None
+            link.close(at_once=hangs)
+            self._leave(None)
+
+    def finish(self, deadline: float) -> None:
+        """End the connection at C_Finalize or by the operator's word: the module may finalize, and return from what it is
+        inside of, until the deadline (seconds); then its helper is killed. Returns when that is gone."""
+        link = self._link
+        if link is not None and link.alive:
+            self._finishing = True
             self._leave(deadline)
-        self._link = None
-        link.close(at_once=hangs)
-        self._leave(None)
+        self.abandon(deadline)
+
+    def abandon(self, deadline: float) -> None:
+        """`finish`, while another thread still connects it: its module is not ours to finalize."""
+        link = self._link
+        if link is not None:
+            self._link = None
+            link.dismiss(deadline)
+            link.close()
+            self._leave(None)
 
     # -- one call -----------------------------------------------------------------------------------------------
 
@@ -226,7 +241,7 @@ class Connection:
             cause = MemberLost(f"its helper ended during {function.name}", loss.culprit)
         else:
             cause = MemberLost(f"{function.name} did not return within its deadline")
-        if self._link is not None:
+        if self._link is not None and not self._finishing:
             # At once, whoever made this call: nobody else shall wait for a member that is known to hang.
             self._cause = str(cause)
             self.close(hangs=isinstance(loss, LinkLate))
