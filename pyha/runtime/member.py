@@ -187,8 +187,8 @@ class Connection:
             self._leave(None)
 
     def finish(self, deadline: float) -> None:
-        """End the connection at C_Finalize or by the operator's word: the module may finalize, and return from what it is
-        inside of, until the deadline (seconds); then its helper is killed. Returns when that is gone."""
+        """End the connection at C_Finalize or by the operator's word: the module may finalize, and return from what it
+        is inside of, until the deadline (seconds); then its helper is killed. Returns when that is gone."""
         link = self._link
         if link is not None and link.alive:
             self._finishing = True
