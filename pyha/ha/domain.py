@@ -71,6 +71,11 @@ def is_domain_label(label: bytes) -> bool:
     return label.startswith(_DOMAIN_LABEL)
 
 
+def is_domain_id(value: bytes) -> bool:
+    """Whether a key of this CKA_ID is a domain key, of this group or another."""
+    return value.startswith(b"pyha") and len(value) == 20
+
+
 def domain_label(group_id: bytes) -> bytes:
     """CKA_LABEL of the group's domain keys."""
     return _DOMAIN_LABEL + b" " + group_id.hex().encode()
@@ -189,14 +194,16 @@ def _could_be(template: Template, classes: tuple[int, ...]) -> bool:
 def impersonates(template: Template) -> bool:
     """Whether an application's template would make an object that passes for one of the group's own."""
     for attribute in template:
-        if attribute.type == ck.CKA_APPLICATION and bytes(attribute.value or b"") == APPLICATION:
+        if isinstance(attribute.value, tuple):
+            # What an unwrap or derive template says, the module puts on what is made by such a key.
+            if impersonates(attribute.value):
+                return True
+            continue
+        value = bytes(attribute.value or b"")
+        if attribute.type == ck.CKA_APPLICATION and value == APPLICATION:
             return True
-        if attribute.type == ck.CKA_LABEL and bytes(attribute.value or b"").startswith(_DOMAIN_LABEL):
+        if attribute.type == ck.CKA_LABEL and is_domain_label(value):
             return True
-        if (
-            attribute.type == ck.CKA_ID
-            and bytes(attribute.value or b"").startswith(b"pyha")
-            and len(attribute.value) == 20
-        ):
+        if attribute.type == ck.CKA_ID and is_domain_id(value):
             return True
     return False

@@ -101,6 +101,15 @@ class Identity:
         parts = (self.value_hash, self.twin, *map(self.get, (ck.CKA_MODULUS, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE)))
         return any(parts)
 
+    def surely(self, other: "Identity") -> bool:
+        """Whether `other`, which is the same as far as can be seen, shows a part that no other key or value has."""
+        pairs = (
+            (self.value_hash, other.value_hash),
+            (self.twin, other.twin),
+            *((self.get(kind), other.get(kind)) for kind in (ck.CKA_MODULUS, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE)),
+        )
+        return any(a and a == b for a, b in pairs)
+
     def search(self) -> Template:
         """The template that finds the object, and perhaps others like it, on any member."""
         return tuple(Attribute(kind, value) for kind, value in self.attributes if kind in _SEARCHED)

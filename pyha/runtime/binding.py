@@ -15,12 +15,13 @@ from pyha.cryptoki.functions import FUNCTIONS, Function
 from pyha.cryptoki.handles import parameter_handles, with_handles
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.values import Attribute, Mechanism, Template
-from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of, number, ulong
+from pyha.ha.identity import READ, WITH_VALUE, Identity, flag, identity_of, number, ulong
 from pyha.runtime.carrying import bring
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
+from pyha.runtime.proving import Signature, public_proof
 
 INVALID_HANDLE: dict[Kind, int] = {
     Kind.OBJECT: ck.CKR_OBJECT_HANDLE_INVALID,
@@ -78,8 +79,8 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
     if entry.session is not None:
         return bring(group, index, connection, entry, deadline)
     # Without the application's login a member shows less than it has, and nothing is missing there.
-    same = _like(connection, entry, deadline, group.user)
-    if not same or (len(same) > 1 and not entry.identity.certain):
+    same = _same(connection, entry, deadline, group.user)
+    if len(same) != 1:
         group.audit(index, "objects that cannot be told apart" if same else "an object is missing")
         return None
     group.objects.bind(connection, entry.handle, same[0])
@@ -88,24 +89,58 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
 
 def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
     """Whether this member has at most one object that could be this one. Raises as `bind` does."""
-    if entry.identity.certain or entry.session is not None or entry.handle in connection.bound:
+    if entry.session is not None or entry.handle in connection.bound:
         return True
-    return len(_like(connection, entry, deadline)) <= 1
+    return len(_same(connection, entry, deadline)) <= 1
 
 
-def _like(connection: Connection, entry: Entry, deadline: float, user: int | None = None) -> list[int]:
+def _same(connection: Connection, entry: Entry, deadline: float, user: int | None = None) -> list[int]:
+    """Real handles of what this object can be on this member: one at most, unless they cannot be told apart."""
+    like = _like(connection, entry, deadline, user)
+    sure = [real for real, found in like if entry.identity.surely(found)]
+    if sure:
+        return sure[:1]  # of several that hold the very same key or value it makes no difference which
+    reals = [real for real, _ in like]
+    proof = _proof(entry.identity)
+    if proof is None or not reals:
+        return reals
+    proved = {real: _proves(connection, real, proof, deadline) for real in reals}
+    return [real for real in reals if proved[real]][:1] or [real for real in reals if proved[real] is None]
+
+
+def _like(connection: Connection, entry: Entry, deadline: float, user: int | None) -> list[tuple[int, Identity]]:
     with housekeeping(connection, deadline, reads=True) as session:
-        return [
-            candidate
+        identities = [
+            (candidate, read_identity(connection, session, candidate, deadline))
             for candidate in search(connection, session, entry.identity.search(), deadline, user)
             if connection.known.get(candidate, entry.handle) == entry.handle
-            and _is(connection, session, candidate, entry.identity, deadline)
         ]
+    return [(real, found) for real, found in identities if found is not None and entry.identity.same(found)]
 
 
-def _is(connection: Connection, session: int, real: int, identity: Identity, deadline: float) -> bool:
-    found = read_identity(connection, session, real, deadline)
-    return found is not None and identity.same(found)
+def _proof(identity: Identity) -> Signature | None:
+    """How a private EC key is told from others by its public key, where that is known and not on the member."""
+    parameters = identity.get(ck.CKA_EC_PARAMS)
+    if identity.twin is None or parameters is None:
+        return None
+    return public_proof(identity.key_type or 0, {ck.CKA_EC_PARAMS: parameters, ck.CKA_EC_POINT: identity.twin})
+
+
+def _proves(connection: Connection, real: int, proof: Signature, deadline: float) -> bool | None:
+    """Whether this is the key; None where it cannot be put to the proof."""
+    session = connection.open_session(deadline)
+    try:
+        shown = read_attributes(connection, session, real, _FOR_PROOF, deadline)
+        allowed = shown.get(ck.CKA_ALLOWED_MECHANISMS)
+        asks = flag(shown.get(ck.CKA_ALWAYS_AUTHENTICATE))
+        if asks or allowed or not flag(shown.get(proof.needs)):
+            return None
+        return proof.holds(connection, session, real, deadline)
+    finally:
+        connection.discard(session, deadline)
+
+
+_FOR_PROOF = (ck.CKA_SIGN, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
 
 
 def _positions(kinds: Container[Kind]) -> tuple[tuple[int, ...], ...]:

@@ -66,8 +66,7 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
     identify_again(group, entry, group.present()[0][0])
-    if not entry.identity.certain:
-        _tell_apart(group, entry)
+    _tell_apart(group, entry)
     escrowed = entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
     old = existing_record(group, entry) if escrowed else None
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None

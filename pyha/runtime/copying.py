@@ -20,7 +20,7 @@ from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping, read_attributes
 from pyha.runtime.lengths import key_length
-from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Unreplicable
 from pyha.runtime.proving import (
@@ -33,7 +33,7 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import gives_back, record_of, wrap, write_records
-from pyha.runtime.steps import Placed, step
+from pyha.runtime.steps import Placed, on_first, step
 
 _SOURCE = (
     ck.CKA_CLASS,
@@ -98,17 +98,14 @@ def _restated(record: EscrowRecord, changes: Template) -> EscrowRecord:
 
 def existing_record(group: GroupRuntime, entry: Entry) -> EscrowRecord | None:
     """The record of this key, None where it has none. Raises Refusal, NobodyLeft."""
-    for index, connection in group.present():
-        try:
-            found = [record for _, record in records_on(group, index, connection, entry.identity)]
-            if len(set(found)) > 1:
-                return _nearest(found, _present_on(group, index, connection, entry))
-        except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
-            continue
-        if found:
-            return found[0]
-    return None
+
+    def work(index: int, connection: Connection) -> EscrowRecord | None:
+        found = [record for _, record in records_on(group, index, connection, entry.identity)]
+        if len(set(found)) > 1:
+            return _nearest(found, _present_on(group, index, connection, entry))
+        return found[0] if found else None
+
+    return on_first(group, work)
 
 
 def _nearest(records: list[EscrowRecord], present: Template) -> EscrowRecord:
@@ -150,15 +147,7 @@ def record_for(group: GroupRuntime, entry: Entry, changes: Template) -> EscrowRe
         if guards(restated.domain, restated.template):
             return restated
         # It becomes a key that must not leave, and its record is under a domain key that would let it: wrapped anew.
-    for index, connection in group.present():
-        try:
-            made = _wrapped_now(group, index, connection, entry, changes)
-        except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
-            continue
-        if made is not None:
-            return made
-    return None
+    return on_first(group, lambda index, connection: _wrapped_now(group, index, connection, entry, changes))
 
 
 def _wrapped_now(

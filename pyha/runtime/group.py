@@ -118,6 +118,7 @@ class GroupRuntime:
         self._returned: dict[int, float] = {}
         self._arriving: set[Connection] = set()
         self._audited: set[int] = set()
+        self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
         self._failovers = Failovers()
         self._offered: set[int] = set()  # members whose mechanisms are in the list
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
@@ -253,6 +254,7 @@ class GroupRuntime:
             self.connections[index] = connection
             self.value = after
             self._audited.discard(index)
+            self._unreadable.discard(index)
         self._tell()
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
@@ -288,6 +290,14 @@ class GroupRuntime:
         if index not in self._audited:
             self._audited.add(index)
             log.log("warning", f'group "{self.settings.label}": member {self.name(index)} needs a resync: {what}')
+
+    def unreadable(self, index: int) -> None:
+        """A member shows an object whose attributes it does not tell, and which therefore nobody sees: said once for
+        each."""
+        if index not in self._unreadable:
+            self._unreadable.add(index)
+            who = f'group "{self.settings.label}": member {self.name(index)}'
+            log.log("warning", f"{who} has objects that cannot be read; they are left out of searches")
 
     def missing(self) -> frozenset[str]:
         """Who of the configured members is not in, standby and disabled ones too, as records call them."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
+from pyha.cryptoki.plain import replace
 from pyha.ha.identity import Identity
 from pyha.runtime.binding import read_identity
 from pyha.runtime.calls import Objects, choose
@@ -118,5 +119,9 @@ def identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:
         return
     except Refusal:
         return
-    if identity is not None:
-        group.objects.changed(entry.handle, identity)
+    if identity is None:
+        return
+    if identity.twin is None and entry.identity.twin is not None:
+        # Its public key is gone, or has another id now; it is the same key still.
+        identity = replace(identity, twin=entry.identity.twin)
+    group.objects.changed(entry.handle, identity)

@@ -9,11 +9,19 @@ from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
-from pyha.cryptoki.values import Template
-from pyha.ha.domain import could_match_domain, could_match_record, domain_search, record_search
+from pyha.cryptoki.values import Query, Template
+from pyha.ha.domain import (
+    could_match_domain,
+    could_match_record,
+    domain_search,
+    is_domain_id,
+    is_domain_label,
+    record_search,
+)
+from pyha.ha.identity import Identity
 from pyha.runtime.binding import read_identity
 from pyha.runtime.carrying import fetch_homeless
-from pyha.runtime.failover import run
+from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
@@ -25,22 +33,28 @@ def find(group: GroupRuntime, session: VirtualSession, function: Function, value
     if session.found is not None:
         return ck.CKR_OPERATION_ACTIVE
     template: Template = values[1]
+    poisoned = 0
     while True:
         call = SearchCall(group, session, function, template)
         rv, results = run(group, call)
         if rv != ck.CKR_OK:
             return rv
-        elsewhere = _elsewhere(group, call.index, template)
-        if elsewhere is not None:
+        poisoned += call.poisoned
+        try:
+            elsewhere = _elsewhere(group, call.index, template)
             break
+        except MemberLost as loss:  # its objects are to be found elsewhere
+            poisoned += loss.culprit
+        if poisoned >= POISON_LIMIT:
+            return ck.CKR_DEVICE_ERROR
     # One that was brought to the searched member too is found there and at home.
     session.found = list(dict.fromkeys(results + elsewhere))
     return rv
 
 
-def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int] | None:
-    """Matching session objects of the application that live on other members; None where one of those was lost, and its
-    objects are to be found elsewhere."""
+def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int]:
+    """Matching session objects of the application that live on other members. Raises MemberLost where one of those was
+    lost, and is out."""
     homes = {entry.home[0] for entry in group.objects.of_sessions() if entry.home is not None} - {searched}
     found: list[int] = []
     for index in homes:
@@ -53,7 +67,7 @@ def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[i
                 reals = search(connection, real_session, template, deadline)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-            return None
+            raise
         except (SearchFailed, SessionRefused):
             continue
         for real in reals:
@@ -69,6 +83,7 @@ class SearchCall:
     def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, template: Template) -> None:
         self.function = function
         self.index = -1
+        self.poisoned = 0  # helpers that it has ended
         self._last_rv = ck.CKR_OK
         self._apart = False  # the open operation's session is gone; search on another
         self._group = group
@@ -94,6 +109,9 @@ class SearchCall:
         except SearchFailed as failure:
             self._last_rv = failure.rv
             return failure.rv, []
+        except MemberLost as loss:
+            self.poisoned += loss.culprit
+            raise
 
     def _search(self, connection: Connection, real_session: int, deadline: float) -> list[int]:
         reals = search(connection, real_session, self._template, deadline, self._group.user)
@@ -120,9 +138,25 @@ class SearchCall:
                 return known
             self._group.objects.unbind(connection, known)
         identity = read_identity(connection, session, real, deadline)
-        if identity is None or not (identity.token or self._group.raw):
+        if identity is None:
+            if not self._group.raw and _is_there(connection, session, real, deadline):
+                self._group.unreadable(self.index)
+            return None
+        if not self._group.raw and (not identity.token or _is_domain_key(identity)):
             return None
         return self._group.objects.found(connection, real, identity).handle
+
+
+def _is_there(connection: Connection, session: int, real: int, deadline: float) -> bool:
+    """Whether an object that cannot be read is more than one that was deleted since it was found."""
+    query = (Query(ck.CKA_CLASS, 8),)
+    rv, _ = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    return rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID)
+
+
+def _is_domain_key(identity: Identity) -> bool:
+    """Of any group: a token may be a member of two, and no search tells the keys of one that is not ours."""
+    return is_domain_label(identity.get(ck.CKA_LABEL) or b"") and is_domain_id(identity.get(ck.CKA_ID) or b"")
 
 
 def _hidden(group: GroupRuntime, connection: Connection, session: int, template: Template, deadline: float) -> set[int]:

@@ -96,6 +96,24 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     return done
 
 
+def on_first(group: GroupRuntime, work: Callable[[int, Connection], T | None]) -> T | None:
+    """What `work` gives on the first member, in their order, where it gives something; as `on_each`, but that no member
+    is left is no error."""
+    poisoned = 0
+    for index, connection in group.present():
+        try:
+            found = work(index, connection)
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+            poisoned += loss.culprit
+            if poisoned >= POISON_LIMIT:
+                raise Refusal(ck.CKR_DEVICE_ERROR, "it ends the helpers that it is given to") from None
+            continue
+        if found is not None:
+            return found
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Made:
     """One object on one member (index, connection, real handle). `logins`: the connection's count of logins then, for

@@ -96,6 +96,12 @@ def test_keys_of_one_name_are_told_apart() -> None:
     assert fingerprint_of(identity_of({}, twin=b"point")) != b""
 
 
+def test_nor_a_key_that_makes_one_of_what_it_unwraps() -> None:
+    inner = (Attribute(ck.CKA_SENSITIVE, b"\1"), Attribute(ck.CKA_LABEL, b"pyha domain key 1"))
+    assert impersonates((Attribute(ck.CKA_UNWRAP_TEMPLATE, inner),))
+    assert not impersonates((Attribute(ck.CKA_UNWRAP_TEMPLATE, inner[:1]), Attribute(ck.CKA_LABEL, b"mine")))
+
+
 def test_an_application_cannot_make_one() -> None:
     template = record_template(RECORD, b"escrow")
     assert impersonates(template)

@@ -5,9 +5,11 @@ from typing import Any, cast
 
 import pytest
 
+from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import domain_search, record_search
 from pyha.runtime import searching
+from pyha.runtime.member import MemberLost
 
 GROUP = bytes(16)
 
@@ -22,3 +24,31 @@ def test_own_objects_are_hidden_while_a_login_is_on_its_way(monkeypatch: pytest.
     monkeypatch.setattr(searching, "search", search)
     group = SimpleNamespace(raw=False, user=None, settings=SimpleNamespace(id=GROUP))
     assert searching._hidden(cast(Any, group), cast(Any, None), 1, (), 0.0) == {1, 2, 3}
+
+
+def test_a_search_ends_two_helpers_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Session objects are looked for where they live; who is lost there is looked for elsewhere, and so on."""
+    lost: list[int] = []
+
+    def dies(connection: object, deadline: float) -> Any:
+        raise MemberLost("it died", culprit=True)
+
+    def found(group: object, call: Any) -> tuple[int, list[int]]:
+        call.index = 0
+        return ck.CKR_OK, []
+
+    monkeypatch.setattr(searching, "housekeeping", dies)
+    monkeypatch.setattr(searching, "run", found)
+    group = SimpleNamespace(
+        objects=SimpleNamespace(
+            of_sessions=lambda: [SimpleNamespace(home=(index, 1)) for index in (1, 2, 3) if index not in lost]
+        ),
+        connections=[SimpleNamespace(generation=1)] * 4,
+        deadline=lambda: 0.0,
+        lost=lambda index, generation, reason: lost.append(index),
+    )
+    session = SimpleNamespace(found=None)
+    values = [1, ()]
+    assert searching.find(cast(Any, group), cast(Any, session), cast(Any, None), values) == ck.CKR_DEVICE_ERROR
+    assert len(lost) == 2
+    assert session.found is None
