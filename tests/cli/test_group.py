@@ -238,6 +238,18 @@ def test_show_says_which_member_does_not_answer(
     assert pyha("group", "show", "nobody")[0] == 2
 
 
+def test_a_wrong_pin_for_show_costs_one_try_on_one_token(
+    pyha: Command, tokens: Callable[[int], list[SoftHSMToken]]
+) -> None:
+    made = tokens(3)
+    assert pyha.create(*(uri(token.label) for token in made))[0] == 0
+    pyha.pin.write_text("9999\n")
+    status, out, _ = pyha("group", "show", "payments", "--pin-source", f"file:{pyha.pin}")
+    assert status == 1
+    assert out.count("the PIN was not tried, because hsm-0 did not take it") == 2
+    assert ["count low" in flags(token) for token in made] == [True, False, False]
+
+
 def test_the_doors_of_domain_keys_are_shut_on_softhsm(
     pyha: Command, tokens: Callable[[int], list[SoftHSMToken]]
 ) -> None:
