@@ -134,6 +134,8 @@ class Provider:
             return reading.read(group, function, values)
         if route is _SEARCH:
             return searching.find(group, session, function, values), []
+        # What is made or deleted now has to be so on a member that the operator has just added, too.
+        self._reload.follow()
         if route is _CREATE:
             return creating.create(group, session, function, values)
         return changing.change(group, session, function, values), []

@@ -2,7 +2,7 @@
 that nobody has asked for anything yet, so that no member is needed."""
 
 import threading
-from collections.abc import Callable
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from pyha.ha.settings import Isolation, ParameterForm, RecoveryMode, RecoverySet
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
-from pyha.runtime.reload import INTERVAL, Reload, signature
+from pyha.runtime.reload import INTERVAL, OLD, Reload, Signature, signature
 from pyha.runtime.settings import Configuration, GroupSettings, LogLevel, MemberSettings
 from pyha.runtime.uri import TokenUri
 
@@ -34,6 +34,7 @@ class Followed:
         self.path = directory / "pyha.toml"
         self.log = directory / "log"
         self.now = 100.0
+        self.wall = 0
         self.write(GROUP)
         self.rewired: list[GroupSettings] = []
         self.group = GroupRuntime(GROUP, 1, _nobody, clock=lambda: self.now)
@@ -43,6 +44,7 @@ class Followed:
             [self.group],
             lambda group, settings: self.rewired.append(settings),
             clock=lambda: self.now,
+            wall=lambda: self.wall,
         )
 
     def write(self, *groups: GroupSettings) -> None:
@@ -76,9 +78,9 @@ def followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Followed:
 def test_the_file_is_looked_at_once_a_second_at_most(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
     looks: list[str] = []
 
-    def looked(path: str) -> tuple[int, ...]:
+    def looked(path: str) -> Signature:
         looks.append(path)
-        return (0,)
+        return Signature()
 
     monkeypatch.setattr("pyha.runtime.reload.signature", looked)
     for _ in range(40):
@@ -94,6 +96,14 @@ def test_a_change_counts_once_it_has_stayed(followed: Followed) -> None:
     assert followed.members == ["a recovering", "b recovering", "c recovering"]
     assert followed.rewired == [MORE]
     assert followed.group.settings == MORE
+
+
+def test_an_older_change_counts_at_once(followed: Followed) -> None:
+    """An application that did nothing for long must not delete an object without knowing of a member."""
+    followed.write(MORE)
+    followed.wall = time.time_ns() + OLD
+    followed.look()
+    assert followed.members[-1] == "c recovering"
 
 
 def test_a_file_that_changes_all_the_time_waits(followed: Followed) -> None:
@@ -202,9 +212,9 @@ def test_a_group_that_is_gone_serves_on_and_is_followed_when_it_is_back(followed
 
 def test_one_look_at_a_time(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
     inside, go_on = threading.Event(), threading.Event()
-    real: Callable[[str], tuple[int, ...]] = signature
+    real = signature
 
-    def slow(path: str) -> tuple[int, ...]:
+    def slow(path: str) -> Signature:
         inside.set()
         assert go_on.wait(30)
         return real(path)
@@ -225,3 +235,31 @@ def test_a_removed_member_that_is_added_again_is_what_it_was_at_first(followed: 
         followed.look()
         followed.look()
     assert [each.state for each in followed.group.value.members] == [State.RECOVERING] * 2
+
+
+def test_a_call_that_makes_objects_follows_without_trying_anybody(
+    followed: Followed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[set[int]] = []
+    monkeypatch.setattr("pyha.runtime.reload.asked", lambda group, indices: tried.append(indices))
+    followed.write(MORE)
+    for _ in range(2):
+        followed.now += INTERVAL
+        followed.reload.follow()
+    assert followed.members[-1] == "c recovering"
+    assert tried == []
+    followed.reload.look()
+    followed.reload.look()
+    assert tried == [{2}]
+
+
+def test_of_a_whole_new_group_the_old_members_go_last(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> None:
+    states: list[list[str]] = []
+    monkeypatch.setattr("pyha.runtime.reload.asked", lambda group, indices: states.append(followed.members))
+    for index in range(2):
+        followed.group.value = followed.group.value.joined(index, 1)
+    followed.write(replace(GROUP, members=(member("c"),)))
+    followed.look()
+    followed.look()
+    assert states == [["a in", "b in", "c recovering"]], "there is somebody to compare it with"
+    assert followed.members == ["a removed", "b removed", "c recovering"]
