@@ -1,20 +1,22 @@
 """`pyha group add`: one more token for a group that is in use, or another one for a member that was replaced.
 
-Order: everything that can be wrong is looked at first; then the domain keys are put on the token, what it held is
-destroyed where that was asked for, it is resynchronised, and the configuration is written. Running applications take
-the member in from there, and look at it once more before it serves.
+Order: everything that can be wrong is looked at first; then the domain keys are put on the token, and it is written
+into the configuration as a disabled member. Once running applications know of it, so that it misses no deletion, what
+it held is dealt with, it is resynchronised, and enabled.
 
 Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys, resync).
 """
 
 import argparse
 import sys
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 from pyha.cli import config_edit, config_write, domain_restore, memory
 from pyha.cli.config import chosen
-from pyha.cli.config_edit import with_group
+from pyha.cli.config_edit import with_group, with_member
 from pyha.cli.entering import SharedPin, candidate_of
 from pyha.cli.errors import Mistake
 from pyha.cli.gathering import gathered
@@ -29,6 +31,10 @@ from pyha.runtime.mechanisms import common_mechanisms, offered
 from pyha.runtime.member import MemberLost
 from pyha.runtime.restoring import refuse_strangers
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
+
+FOLLOWED = 4.0
+"""Seconds after which every running application of this host knows a configuration before it makes or deletes an object
+(`pyha.runtime.reload`: a look a second, and one more to see that nobody is writing; and one to spare)."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,9 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
                 raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')
             token = _mechanisms(group, new, arguments.allow_fewer_mechanisms)
             _domain_keys(runtime, index, new, shared, arguments)
-            _existing(runtime, index, new, arguments.existing)
-            steps = introduce(runtime, index, new)
-            config_edit.edit(path, _added(group, member, token))
+            with _configured(path, group, member, token):
+                _existing(runtime, index, new, arguments.existing)
+                steps = introduce(runtime, index, new)
     except NotServable as reason:
         raise Mistake(str(reason)) from None
     print(
@@ -150,11 +156,39 @@ def _existing(runtime: GroupRuntime, index: int, new: Candidate, existing: str) 
     print(f"pyha: {new.name}: {destroyed} objects were destroyed", file=sys.stderr)
 
 
-def _added(group: GroupSettings, member: MemberSettings, token: TokenSnapshot | None) -> config_edit.Change:
-    def change(configuration: Configuration) -> Configuration:
+@contextmanager
+def _configured(path: str, group: GroupSettings, member: MemberSettings, token: TokenSnapshot | None) -> Iterator[None]:
+    """While the block lasts the member is configured and disabled, and running applications know it: they write down
+    for it what they delete and change. At its end it is enabled; where it fails, nothing is left of it in the file.
+    Raises Mistake."""
+
+    def known(now: GroupSettings) -> GroupSettings:
+        return replace(now, members=(*now.members, replace(member, enabled=False)))
+
+    def wanted(now: GroupSettings) -> GroupSettings:
+        index = config_edit.member_of(now, str(member.uri.serial))
+        return replace(now, members=with_member(now, index, member), token=token)
+
+    def unknown(now: GroupSettings) -> GroupSettings:
+        return replace(now, members=with_member(now, config_edit.member_of(now, str(member.uri.serial))))
+
+    config_edit.edit(path, _of_group(group, known))
+    enabled = False
+    try:
+        time.sleep(FOLLOWED)
+        yield
+        config_edit.edit(path, _of_group(group, wanted))
+        enabled = True
+    finally:
+        if not enabled:
+            config_edit.edit(path, _of_group(group, unknown))
+
+
+def _of_group(group: GroupSettings, change: Callable[[GroupSettings], GroupSettings]) -> config_edit.Change:
+    def changed(configuration: Configuration) -> Configuration:
         now = config_edit.group_of(configuration, group.label)
         if now.id != group.id:
             raise Mistake(f'"{group.label}" has become another group meanwhile')
-        return with_group(configuration, replace(now, members=(*now.members, member), token=token))
+        return with_group(configuration, change(now))
 
-    return change
+    return changed

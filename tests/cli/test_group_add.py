@@ -7,15 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyha.abi.native import module_path
-from pyha.cli import config_write
+from pyha.cli import config_write, group_add, introducing
 from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.runtime import config
+from pyha.runtime.domain_keys import NotServable
 from pyha.runtime.settings import GroupSettings, LogLevel
 from tests.client import aes_key, client, ec_pair, helpers
 from tests.domain_tools import Place, delete_domain_objects, domain_objects, places
@@ -81,6 +83,12 @@ class Added:
 
 
 @pytest.fixture
+def nobody_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No application uses the group, and none has to be waited for."""
+    monkeypatch.setattr(group_add, "FOLLOWED", 0.0)
+
+
+@pytest.fixture
 def added(kept: Callable[[Path], Place], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Added:
     place = kept(tmp_path / "place")
     return Added(place, SoftHSM(place.directory / "softhsm").token(f"{LABEL}-2"), capsys)
@@ -96,12 +104,18 @@ def put_foreign_key(token: SoftHSMToken) -> None:
     tool(token, "--keygen", "--key-type", "aes:32", "--extractable", "--label", "foreign", "--id", "01")
 
 
-def holds_foreign_key(token: SoftHSMToken) -> bool:
+def objects(token: SoftHSMToken) -> str:
+    """What the plain module shows of it."""
     command = ["pkcs11-tool", "--module", MODULE, "--token-label", token.label, "--login", "--pin", token.pin, "-O"]
     shown = subprocess.run(command, env={**os.environ, **token.environment}, check=True, capture_output=True, text=True)
-    return "foreign" in shown.stdout
+    return shown.stdout
 
 
+def holds_foreign_key(token: SoftHSMToken) -> bool:
+    return "foreign" in objects(token)
+
+
+@pytest.mark.usefixtures("nobody_runs")
 def test_a_new_token_gets_the_domain_keys_from_the_backup(added: Added) -> None:
     before = added.group
     assert added.add(added.token, "--standby", *added.opening) == (0, "")
@@ -113,6 +127,7 @@ def test_a_new_token_gets_the_domain_keys_from_the_backup(added: Added) -> None:
     assert domain_objects(added.token) == domain_objects(added.place.tokens[0])
 
 
+@pytest.mark.usefixtures("nobody_runs")
 def test_without_a_backup_it_says_what_is_missing_and_changes_nothing(added: Added) -> None:
     text = added.place.conf.read_text()
     status, error = added.add(added.token)
@@ -139,6 +154,7 @@ def test_a_member_cannot_be_added_twice(added: Added) -> None:
     assert (status, f'its token is the member {LABEL}-0 of "{LABEL}" already' in error) == (2, True), error
 
 
+@pytest.mark.usefixtures("nobody_runs")
 def test_foreign_objects_are_refused_kept_or_destroyed_as_the_operator_says(added: Added) -> None:
     put_foreign_key(added.token)
     status, error = added.add(added.token, *added.opening)
@@ -159,6 +175,7 @@ def test_foreign_objects_are_refused_kept_or_destroyed_as_the_operator_says(adde
     assert all(holds_foreign_key(each) for each in (added.token, *added.place.tokens))
 
 
+@pytest.mark.usefixtures("nobody_runs")
 def test_a_member_with_fewer_mechanisms_narrows_the_group_only_where_that_is_allowed(added: Added) -> None:
     before = config.load(str(added.place.conf))
     token = before.groups[0].token
@@ -207,6 +224,7 @@ def test_a_member_that_lost_its_domain_keys_comes_back_when_the_operator_says_so
         added.logged(f"member {LABEL}-1 returned")
 
 
+@pytest.mark.usefixtures("nobody_runs")
 def test_a_member_that_was_away_is_added_again_and_brings_nothing_back(added: Added) -> None:
     """What was deleted since it went is not to be seen again, unless the operator wants that."""
     assert added.add(added.token, *added.opening)[0] == 0
@@ -229,3 +247,37 @@ def test_a_member_that_was_away_is_added_again_and_brings_nothing_back(added: Ad
         session = app.logged_in(app.slot_of(LABEL))
         assert len(app.find(session, {ck.CKA_LABEL: b"kept"})[1]) == 1
         assert app.find(session, {ck.CKA_LABEL: b"gone"})[1] == []
+
+
+def test_what_is_deleted_while_a_member_is_added_stays_deleted(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was copied to the new member already, whose applications do not know of it yet."""
+    added.follow()
+    real = introducing.introduce
+    with client(module_path(), {"PYHA_CONF": str(added.place.conf)}) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        kept, gone = aes_key(app, session, b"kept"), aes_key(app, session, b"gone")
+
+        def introduce(*arguments: Any) -> int:
+            steps = real(*arguments)
+            assert app.destroy(session, gone) == ck.CKR_OK
+            return steps
+
+        monkeypatch.setattr(group_add, "introduce", introduce)
+        assert added.add(added.token, *added.opening)[0] == 0
+        added.logged(f"member {LABEL}-2 returned")
+        assert app.find(session, {ck.CKA_LABEL: b"gone"}) == (ck.CKR_OK, [])
+        assert app.find(session, {ck.CKA_LABEL: b"kept"}) == (ck.CKR_OK, [kept])
+    shown = objects(added.token)
+    assert ("kept" in shown, "gone" in shown) == (True, False)
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_a_resync_that_fails_leaves_the_configuration_as_it_was(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = added.group
+
+    def introduce(*arguments: Any) -> int:
+        raise NotServable("a member was lost")
+
+    monkeypatch.setattr(group_add, "introduce", introduce)
+    assert added.add(added.token, *added.opening) == (2, "pyha: a member was lost\n")
+    assert added.group == before
