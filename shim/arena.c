@@ -34,6 +34,8 @@ double pyha_slice(double deadline)
     return left < PYHA_SLICE ? left : PYHA_SLICE;
 }
 
+static atomic_int calls; /* to all helpers, of this process */
+
 /* Sleeps until the helper has done call `number`. */
 static int await(pyha_arena *arena, uint32_t number, double deadline)
 {
@@ -79,8 +81,11 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
     atomic_store(&shared->request, arena->number);
     if (atomic_load(&shared->idle))
         pyha_futex_wake(&shared->request);
-    int near = link->spins && index < PYHA_FUNCTIONS && pyha_spin(&arena->waits[index], &shared->reply, arena->number);
+    /* Calls that sleep count too: they are work for a helper, which needs a core. */
+    int near = atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed) < link->spin_room && index < PYHA_FUNCTIONS &&
+               pyha_spin(&arena->waits[index], &shared->reply, arena->number, PYHA_SPIN_REPLY);
     int outcome = near ? PYHA_DONE : await(arena, arena->number, deadline);
+    atomic_fetch_sub_explicit(&calls, 1, memory_order_relaxed);
     if (outcome == PYHA_DONE)
         arena->rv = *(volatile uint64_t *)&shared->result;
     return outcome;

@@ -40,7 +40,8 @@ struct arena {
 };
 
 static struct pyha_module module;
-static int spins; /* there is a core for the application besides ours */
+static int spin_room;      /* threads that may look for their next call at once */
+static atomic_int looking; /* those that do */
 static struct arena *lent;            /* memory only; the main thread's */
 static struct arena *_Atomic serving; /* with a thread each; grows only, so a signal handler can walk it */
 
@@ -126,7 +127,10 @@ static void start_watch(void)
 static void expect(struct pyha_shared *shared, uint32_t wanted, struct pyha_spin *spin)
 {
     uint32_t seen;
-    if (spins && pyha_spin(spin, &shared->request, wanted))
+    int near = atomic_fetch_add_explicit(&looking, 1, memory_order_relaxed) < spin_room &&
+               pyha_spin(spin, &shared->request, wanted, PYHA_SPIN_REQUEST);
+    atomic_fetch_sub_explicit(&looking, 1, memory_order_relaxed);
+    if (near)
         return;
     /* Said before the last look: whoever asks after that look sees it, and wakes us. */
     atomic_store(&shared->idle, 1);
@@ -272,7 +276,7 @@ int main(int argc, char *argv[])
     signal(SIGPIPE, SIG_IGN); /* modules that speak to a server die of it when the server is gone */
     catch_fatal_signals();
     start_watch();
-    spins = pyha_spin_helps();
+    spin_room = pyha_spin_room();
     if (pyha_module_load(&module, argv[1], RTLD_NOW | RTLD_LOCAL, NULL, hello.reason, sizeof hello.reason) == 0)
         pyha_module_offers(&module, hello.offered);
     if (send(PYHA_CONTROL_FD, &hello, sizeof hello, MSG_NOSIGNAL) < 0 || hello.reason[0])

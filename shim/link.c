@@ -215,7 +215,7 @@ static pyha_link *new_link(char *reason, size_t room)
     }
     atomic_init(&link->users, 1);
     link->owner = getpid();
-    link->spins = pyha_spin_helps();
+    link->spin_room = pyha_spin_room();
     link->control.number = link->helper.number = link->life.number = -1;
     return link;
 }

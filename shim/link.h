@@ -61,7 +61,7 @@ struct pyha_link {
     struct pyha_owned control, helper, life;
     uint32_t identities; /* guarded */
     int local;
-    int spins; /* there is a core for the helper besides ours */
+    int spin_room; /* threads of this process that may look for an answer at once */
     struct pyha_module module; /* local link only */
     uint64_t offered[2];
 };

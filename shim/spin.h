@@ -4,7 +4,8 @@
  * To sleep and to be woken takes longer than most calls. So whoever waits looks for some microseconds first - but only
  * where looking has helped: each miss doubles (twice over) the number of waits that do not look at all, up to 1,024 of
  * them, so that a side that waits long, or has no core of its own, sleeps at once as if this were not here. Kept for
- * each function by itself: after C_SignInit the next call is near, after C_Sign it may not be.
+ * each function by itself: after C_SignInit the next call is near, after C_Sign it may not be. And no more threads of a
+ * process look than every second core, so that none takes the core of the one that it waits for.
  */
 #ifndef PYHA_SPIN_H
 #define PYHA_SPIN_H
@@ -14,8 +15,9 @@
 #include <stdint.h>
 #include <time.h>
 
-#define PYHA_SPIN_NANOSECONDS 25000 /* as long as sleeping and being woken take, with a core that has to wake up too */
-#define PYHA_SPIN_LOOKS 16          /* between two looks at the clock */
+#define PYHA_SPIN_REPLY 100000  /* nanoseconds that an answer is looked for: a signature of an elliptic curve */
+#define PYHA_SPIN_REQUEST 25000 /* and the next call: what an application does between two */
+#define PYHA_SPIN_LOOKS 16      /* between two looks at the clock */
 #define PYHA_SPIN_MISSES 10
 
 struct pyha_spin {
@@ -39,15 +41,15 @@ static inline int64_t pyha_spin_clock(void)
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
-/* Whether a look can ever see what another core does: not where there is one core. */
-static inline int pyha_spin_helps(void)
+/* How many threads of this process may look at once: none where there is one core. */
+static inline int pyha_spin_room(void)
 {
     cpu_set_t cores;
-    return sched_getaffinity(0, sizeof cores, &cores) == 0 && CPU_COUNT(&cores) > 1;
+    return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) / 2 : 0;
 }
 
-/* Looks at *word until it is `wanted`. 0: it is not, and the caller sleeps. */
-static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word, uint32_t wanted)
+/* Looks at *word for `limit` nanoseconds until it is `wanted`. 0: it is not, and the caller sleeps. */
+static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word, uint32_t wanted, int64_t limit)
 {
     if (atomic_load_explicit(word, memory_order_acquire) == wanted)
         return 1;
@@ -55,7 +57,7 @@ static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word
         spin->skip--;
         return 0;
     }
-    int64_t end = pyha_spin_clock() + PYHA_SPIN_NANOSECONDS;
+    int64_t end = pyha_spin_clock() + limit;
     do {
         for (int look = 0; look < PYHA_SPIN_LOOKS; look++) {
             pyha_spin_rest();
