@@ -163,6 +163,8 @@ _HANDLES = tuple(
 )
 MECHANISMS_AT = _positions({Kind.MECHANISM})
 """For each function, by its index, the positions of its mechanisms."""
+NAMES_OBJECTS = tuple(bool(_HANDLES[function.index] or MECHANISMS_AT[function.index]) for function in FUNCTIONS)
+"""For each function, by its index, whether it may name objects at all: a mechanism's parameter can, too."""
 
 
 def handles_of(function: Function, values: Sequence[Any]) -> list[tuple[int, int]]:

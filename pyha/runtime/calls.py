@@ -10,7 +10,7 @@ from typing import Any
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.values import Out
-from pyha.runtime.binding import MECHANISMS_AT, bind, handles_of, translated
+from pyha.runtime.binding import MECHANISMS_AT, NAMES_OBJECTS, bind, handles_of, translated
 from pyha.runtime.carrying import gone
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
@@ -39,6 +39,8 @@ class Objects:
         self._function = function
         self._values = values
         self.entries: list[tuple[Entry, int]] = []
+        if not NAMES_OBJECTS[function.index]:
+            return
         for handle, rv in handles_of(function, values):
             entry = group.objects.get(handle)
             if entry is None:
@@ -67,7 +69,9 @@ class Objects:
         """The call's values with this member's handles. Raises NotThere, MemberLost, SessionRefused, SearchFailed."""
         real: dict[int, int] = {}
         for entry, rv in self.entries:
-            handle = bind(self._group, index, connection, entry, deadline)
+            handle = connection.bound.get(entry.handle)
+            if handle is None:
+                handle = bind(self._group, index, connection, entry, deadline)
             if handle is None:
                 raise NotThere(rv)
             real[entry.handle] = handle
