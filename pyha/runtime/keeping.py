@@ -73,7 +73,7 @@ def make_session_objects(
         if rv != ck.CKR_OK or call.connection is None:
             return rv, []
         try:
-            return ck.CKR_OK, _Making(group, session, call, values, closing).of(parts, results)
+            return ck.CKR_OK, _Making(group, session, call, values, closing, as_asked).of(parts, results)
         except _Otherwise as other:
             as_asked = other.as_asked
         except MemberLost as loss:
@@ -137,6 +137,7 @@ class _Making:
         call: MakeCall,
         values: list[Any],
         closing: "Sequence[Part]",
+        as_asked: bool,
     ) -> None:
         assert call.connection is not None
         self._group = group
@@ -144,6 +145,7 @@ class _Making:
         self._call = call
         self._values = values
         self._closing = closing
+        self._as_asked = as_asked
         self._connection: Connection = call.connection
         self._holder = call.real_session
         self._deadline = group.deadline(call.function.slow)
@@ -228,10 +230,10 @@ class _Making:
     def _key(self, part: "Part", real: int, shown: Shown, public: Shown) -> _New:
         closing = part in self._closing
         leaves_now = flag(shown.get(ck.CKA_EXTRACTABLE))
-        if not closing and self._group.user == ck.CKU_USER and leaves(part.asked) is None and not self._from_copy:
+        if not closing and not self._as_asked and leaves(part.asked) is None and not self._from_copy:
             default = _default(self._call.function, self._values[part.template], part)
-            known = self._group.extractable_by_default.setdefault(default, leaves_now)
-            if not known and _closes(self._group, self._call.function, self._values, part):
+            self._group.extractable_by_default.setdefault(default, leaves_now)
+            if _closes(self._group, self._call.function, self._values, part):
                 raise _Otherwise(as_asked=False)
         twin = public.get(ck.CKA_EC_POINT)
         identity = identity_of({kind: value for kind, value in shown.items() if kind in READ}, None, twin)

@@ -197,6 +197,25 @@ def test_a_key_works_and_reads_the_same_on_another_member(made: TestGroup, prote
         assert len(set(found)) == len(found)
 
 
+def test_a_key_that_no_token_would_make_extractable(made: TestGroup) -> None:
+    """It is made as it was asked for, and dies with its member."""
+    with made.application() as app:
+        usage = {ck.CKA_WRAP: True, ck.CKA_UNWRAP: True, ck.CKA_VALUE_LEN: 16}
+        wrapping = app.generate(
+            ck.CKM_AES_KEY_GEN, {**usage, ck.CKA_UNWRAP_TEMPLATE: {ck.CKA_EXTRACTABLE: False, ck.CKA_SENSITIVE: True}}
+        )
+        known = app.create({**AES, **CLEAR, ck.CKA_VALUE: bytes(range(32))})
+        blob = app.wrap(ck.CKM_AES_KEY_WRAP, wrapping, known)
+        for _ in range(2):
+            key = app.unwrap(ck.CKM_AES_KEY_WRAP, wrapping, blob, {**AES, **USED, **SEALED})
+            assert app.read(key, *SEALED) == {ck.CKA_SENSITIVE: b"\1", ck.CKA_EXTRACTABLE: b"\0"}
+            assert app.encrypt(ck.CKM_AES_ECB, key, BLOCK)
+        kill(made, 0)
+        app.read(known, ck.CKA_LABEL)
+        with pytest.raises(Answered, match="CKR_KEY_HANDLE_INVALID"):
+            app.encrypt(ck.CKM_AES_ECB, key, BLOCK)
+
+
 def test_what_is_no_key(made: TestGroup) -> None:
     with made.application() as app:
         data = app.create({ck.CKA_CLASS: ck.CKO_DATA, ck.CKA_VALUE: bytes(5000), ck.CKA_APPLICATION: b"app"})

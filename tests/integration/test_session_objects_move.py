@@ -85,12 +85,19 @@ class Stage:
 AT_ONCE = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.05, attempts=-1)
 
 
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the faulty module is, which need not be compiled for each test, and its plans."""
+    return tmp_path_factory.mktemp("plans")
+
+
 @pytest.fixture
-def stage(group: Group, tmp_path: Path) -> Iterator[Stage]:
+def stage(group: Group, plans: Path) -> Iterator[Stage]:
     made = group(label=LABEL, recovery=AT_ONCE)
     written = replace(config.load(str(made.conf)), log_level=LogLevel.NOTICE)
     config_write.write(str(made.conf), config_write.render(written))
-    faulty = Faulty(made, tmp_path)
+    faulty = Faulty(made, plans)
+    faulty.clear()
     with client(made.module, made.environment) as app:
         yield Stage(made, faulty, app)
 
@@ -215,6 +222,32 @@ def test_many_threads_and_sessions_use_one_key_while_members_die(stage: Stage) -
         answers = [each.result() for each in running]
     assert answers == [{expected}] * 8
     assert stage.in_session() == [key]
+
+
+def test_a_key_that_a_member_refuses_to_make_in_our_way_is_made_in_the_application_s(stage: Stage) -> None:
+    stage.key({})
+    stage.faulty.plan(0, "C_CreateObject", Fault.ANSWER, ck.CKR_TEMPLATE_INCONSISTENT)
+    key = stage.key({})
+    assert stage.app.get(stage.session, key, ck.CKA_EXTRACTABLE) == (OK, b"\0")
+    expected = stage.encrypts(key)
+    stage.faulty.plan(0, "C_SetAttributeValue", Fault.ANSWER, ck.CKR_ATTRIBUTE_READ_ONLY)
+    other = stage.key({})
+    assert stage.app.get(stage.session, other, ck.CKA_EXTRACTABLE) == (OK, b"\0")
+    assert len(stage.in_session()) == 3
+    stage.kill(0)
+    assert stage.encrypts(other) == expected
+    assert stage.encrypts(key)[0] == ck.CKR_KEY_HANDLE_INVALID
+
+
+@pytest.mark.parametrize("fault", [Fault.CRASH, Fault.ANSWER])
+@pytest.mark.parametrize("function", ["C_GetAttributeValue", "C_WrapKey", "C_SetAttributeValue"])
+def test_a_member_is_lost_while_a_key_is_made(stage: Stage, function: str, fault: Fault) -> None:
+    stage.key({})
+    stage.faulty.plan(0, function, fault, ck.CKR_DEVICE_REMOVED)
+    key = stage.key({})
+    assert stage.app.get(stage.session, key, ck.CKA_EXTRACTABLE) == (OK, b"\0")
+    assert stage.encrypts(key)[0] == OK
+    assert len(stage.in_session()) == 2
 
 
 @pytest.mark.parametrize("fault", [Fault.SESSIONS, Fault.LOGOUT])
