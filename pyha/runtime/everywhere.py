@@ -73,6 +73,7 @@ def _log_in_the_others(group: GroupRuntime, user: int) -> None:
         _quietly(group, index, connection, step)
     if user == ck.CKU_USER:
         admit(group)
+        group.compare_soon()
     group.present()
 
 

@@ -119,6 +119,7 @@ class GroupRuntime:
         self._arriving: set[Connection] = set()
         self._audited: set[int] = set()
         self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
+        self.suspect = False  # its members may hold different objects: the monitor compares them
         self._failovers = Failovers()
         self._offered: set[int] = set()  # members whose mechanisms are in the list
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
@@ -290,6 +291,16 @@ class GroupRuntime:
         if index not in self._audited:
             self._audited.add(index)
             log.log("warning", f'group "{self.settings.label}": member {self.name(index)} needs a resync: {what}')
+            self.compare_soon()
+
+    def compare_soon(self) -> None:
+        """There is reason to compare the members, or nobody has yet; the monitor does, where there is one."""
+        self.suspect = True
+        self.on_news()
+
+    def forget_audits(self) -> None:
+        """The members have been made to hold the same: what is missing next is said again."""
+        self._audited.clear()
 
     def unreadable(self, index: int) -> None:
         """A member shows an object whose attributes it does not tell, and which therefore nobody sees: said once for

@@ -1,5 +1,5 @@
-"""The monitor: a thread that recovers lost members, probes idle ones and publishes the status, while the application
-may be doing nothing.
+"""The monitor: a thread that recovers lost members, compares those that are in, probes idle ones and publishes the
+status, while the application may be doing nothing.
 
 One thread a process, started when a group is first used, and only where the application allows threads
 (CKF_LIBRARY_CANT_CREATE_OS_THREADS) and some group recovers in the background. It sleeps until something is due or a
@@ -15,6 +15,7 @@ from pyha.abi.threads import start_thread
 from pyha.ha.group import Occasion
 from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
+from pyha.runtime.comparing import compare_if_asked
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.recovery import due, recover
 from pyha.runtime.reload import Reload
@@ -86,6 +87,7 @@ class Monitor:
                     if self._stopped:
                         return
                     recover(group, index)
+                compare_if_asked(group)
                 group.probe_idle(PROBE_INTERVAL)
                 busy |= group.refresh_status()
             pause = self._pause(groups)

@@ -19,7 +19,7 @@ from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
-from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable
+from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable, resynchronise
 from pyha.runtime.turns import Occupied, alone, resync_member
 
 
@@ -141,16 +141,24 @@ def _has_something_to_resync(group: GroupRuntime) -> bool:
 def _resync(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> None:
     """Resynchronise, and let it serve in the same breath."""
 
-    def then(outcome: Outcome) -> None:
-        for conflict in outcome.left:
-            log.log("warning", f'group "{group.settings.label}": resync: {conflict_line(conflict, outcome.names)}')
+    def serves(outcome: Outcome) -> None:
         reasons = outcome.bars(group.name(index), group.settings.unreplicable is Unreplicable.PIN)
         if reasons:
             more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
             raise NotYet(f"its objects differ: {reasons[0]}{more}", Cause.DIFFERS)
+
+    def then(outcome: Outcome) -> None:
+        for conflict in outcome.left:
+            log.log("warning", f'group "{group.settings.label}": resync: {conflict_line(conflict, outcome.names)}')
+        serves(outcome)
         _join(group, index, connection, unsynchronised=False)
 
     try:
+        if group.value.members[index].cause is Cause.DIFFERS:
+            # Nobody is kept waiting for what could not be mended last time and cannot be mended now.
+            planned = resynchronise(group, [*group.present(), (index, connection)], dry=True)
+            if planned.finished:
+                serves(planned)
         outcome = resync_member(group, index, connection, until, then)
     except LostMeanwhile as loss:
         if loss.index == index:

@@ -10,7 +10,7 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pyha.cryptoki.plain import dataclass, replace
+from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import State
 from pyha.ha.identity import Identity, identity_of
 from pyha.ha.inventory import Side
@@ -26,6 +26,10 @@ from pyha.runtime.inventory import Lookout, read_inventory
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.resync_steps import carry_out
+
+GoesOn = Callable[[], bool]
+"""Asked before each step but the first: whether to go on. May let others in meanwhile, whose doing the next plan sees.
+False: stop here."""
 
 Watch = Callable[[int, int, str], None]
 """Told of each step that was carried out: (how many of them, of how many, the step in words)."""
@@ -47,14 +51,13 @@ class Unreadable(Exception):
 class Outcome:
     """What a resync came to. `names`: of the members, by the numbers that steps and conflicts have. `first`: the plan
     as it was made first. `done`: steps carried out. `left`: what it did not mend. `finished`: nothing else is left to
-    do; False where it was only planned, where `cut` (its turn was over), or where others make objects all the time."""
+    do; False where it was only planned or stopped, or where others make objects all the time."""
 
     names: tuple[str, ...]
     first: Plan
     done: int
     left: tuple[Conflict, ...]
     finished: bool
-    cut: bool = False
 
     def bars(self, name: str, pinned: bool) -> tuple[str, ...]:
         """Why this member may not serve, a line each. `pinned`: the group lets keys be on some members only."""
@@ -70,13 +73,12 @@ def resynchronise(
     members: Sequence[Place],
     only: int | None = None,
     dry: bool = False,
-    turn: float | None = None,
+    goes_on: GoesOn = lambda: True,
     watch: Watch = lambda done, total, step: None,
 ) -> Outcome:
     """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
-    one member that is to be changed. `dry`: only plan. `turn`: begin no step but the first after so many seconds, or
-    after as many as planning took. Raises LostMeanwhile, Unreadable."""
-    work = _Work(group, tuple(members), only, turn, watch)
+    one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `goes_on` raises."""
+    work = _Work(group, tuple(members), only, goes_on, watch)
     first: Plan | None = None
     for _ in range(PASSES + 1):
         made = work.plan()
@@ -85,7 +87,7 @@ def resynchronise(
         if dry or not steps:
             return work.outcome(first, made, finished=not steps)
         if not work.carry_out(steps):
-            return replace(work.outcome(first, made, finished=False), cut=True)
+            return work.outcome(first, made, finished=False)
     # Somebody of another host makes and changes objects all the time: the next attempt goes on.
     return work.outcome(first or Plan(), Plan(), finished=False)
 
@@ -94,16 +96,14 @@ class _Work:
     """One resync. `failed`: steps that a member refused, by what they were to do."""
 
     def __init__(
-        self, group: GroupRuntime, members: tuple[Place, ...], only: int | None, turn: float | None, watch: Watch
+        self, group: GroupRuntime, members: tuple[Place, ...], only: int | None, goes_on: GoesOn, watch: Watch
     ) -> None:
         self.failed: dict[tuple[object, ...], Conflict] = {}
         self.names = tuple(group.name(index) for index, _ in members)
         self._group = group
         self._members = members
         self._only = only
-        self._turn = turn
-        self._start = group.clock()
-        self._until: float | None = None
+        self._goes_on = goes_on
         self._watch = watch
         self._done = 0
         self._lookouts: list[Lookout] = []
@@ -123,17 +123,13 @@ class _Work:
             self._lookouts.append(Lookout(self._group, connection, handles, start))
             recorded_as = self._group.settings.members[index].recorded_as
             sides.append(Side(self._group.name(index), recorded_as, inventory))
-        made = plan(sides, _configured(self._group), self._only)
-        if self._turn is not None and self._until is None:
-            now = self._group.clock()
-            self._until = now + max(self._turn, now - self._start)
-        return made
+        return plan(sides, _configured(self._group), self._only)
 
     def carry_out(self, steps: Sequence[Step]) -> bool:
-        """Whether it came to the end of them in time. Raises LostMeanwhile."""
+        """Whether it came to the end of them. Raises LostMeanwhile."""
         troubled: set[int] = set()  # members on which a deletion or a change did not succeed
         for count, step in enumerate(steps):
-            if count and self._until is not None and self._group.clock() >= self._until:
+            if count and not self._goes_on():
                 return False
             if isinstance(step, Write | Clear) and step.presumes & troubled:
                 continue

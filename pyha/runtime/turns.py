@@ -1,21 +1,21 @@
 """Resync in turns with creations and changes: they wait for it, and it must not keep them past their deadline.
 
-A resync that takes long is carried out in pieces, each planned anew; what it leaves in between is a state like any
-other.
+A resync that takes long is carried out in pieces. What happens in between is seen by the plan that it makes at its end,
+and each step looks at its own object first.
 
 Source: SEMANTICS.md section 5 (resync excludes creations and changes).
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pyha.cryptoki.plain import replace
 from pyha.runtime.exclusion import Alone
 from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
-from pyha.runtime.resync import Outcome, Watch, resynchronise
+from pyha.runtime.resync import GoesOn, Outcome, Watch, resynchronise
 
 _PAUSE = 0.05
 """Seconds between two turns, in which those that waited get in."""
@@ -35,6 +35,37 @@ def alone(group: GroupRuntime) -> Iterator[Alone]:
         raise Occupied("objects are being made or changed, or another process resynchronises") from None
 
 
+class _Turns:
+    """The time in which one resync is alone, in pieces. A context; Occupied where it does not get in (again)."""
+
+    def __init__(self, group: GroupRuntime, until: float | None) -> None:
+        self._group = group
+        self._until = until
+        self._inside = ExitStack()
+        self._over = 0.0
+        self.here = Alone()
+
+    def __enter__(self) -> "_Turns":
+        self.here = self._inside.enter_context(alone(self._group))
+        # Who has come to wait now has as much time left.
+        self._over = self._group.clock() + self._group.settings.deadline / 2
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._inside.close()
+
+    def goes_on(self) -> bool:
+        """Whether there is time for one more step; at the end of a turn others get in first. Raises Occupied."""
+        now = self._group.clock()
+        if self._until is not None and now >= self._until:
+            return False
+        if now >= self._over:
+            self._inside.close()
+            time.sleep(_PAUSE)
+            self.__enter__()
+        return True
+
+
 def resync_member(
     group: GroupRuntime,
     index: int,
@@ -45,14 +76,14 @@ def resync_member(
 ) -> Outcome:
     """Make a member that is connected and logged in, but need not be in yet, hold what those that are in hold, and them
     what only it has. `then` is called with the finished outcome while creations and changes are still excluded.
-    `until`: begin no turn after this (monotonic seconds). Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft, and
+    `until`: begin no step after this (monotonic seconds). Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft, and
     what `then` raises."""
 
-    def turn() -> Outcome:
+    def work(goes_on: GoesOn) -> Outcome:
         members = [place for place in group.present() if place[0] != index]
-        return resynchronise(group, [*members, (index, connection)], turn=_length(group), watch=watch)
+        return resynchronise(group, [*members, (index, connection)], goes_on=goes_on, watch=watch)
 
-    return _in_turns(group, turn, until, then)
+    return _undisturbed(group, work, until, then)
 
 
 def resync_group(
@@ -64,31 +95,30 @@ def resync_group(
     """Make all members that are in hold the same. `only`: index of the one that is to be changed. `dry`: plan, and do
     nothing. Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft."""
 
-    def turn() -> Outcome:
+    def work(goes_on: GoesOn) -> Outcome:
         members = group.present()
         position = next((at for at, (index, _) in enumerate(members) if index == only), None)
-        return resynchronise(group, members, position, dry, _length(group), watch)
+        return resynchronise(group, members, position, dry, goes_on, watch)
 
-    return _in_turns(group, turn, None, lambda outcome: None)
-
-
-def _length(group: GroupRuntime) -> float:
-    """Seconds of a turn: who waits for it has time left."""
-    return group.settings.deadline / 2
+    return _undisturbed(group, work, None, lambda outcome: None)
 
 
-def _in_turns(
-    group: GroupRuntime, turn: Callable[[], Outcome], until: float | None, then: Callable[[Outcome], None]
+def _undisturbed(
+    group: GroupRuntime, work: Callable[[GoesOn], Outcome], until: float | None, then: Callable[[Outcome], None]
 ) -> Outcome:
+    """What `work` comes to. Where somebody could not wait for it any longer, and made or changed what its last plan did
+    not know of, once more."""
+    first: Outcome | None = None
     while True:
-        with alone(group) as here:
-            outcome = turn()
-            # Who could not wait any longer has made or changed something that no plan knew of.
-            again = here.disturbed or (outcome.cut and outcome.done)
-            if outcome.finished and not again:
-                then(outcome)
-        if here.disturbed:
-            outcome = replace(outcome, finished=False)
-        if not again or (until is not None and group.clock() >= until):
-            return outcome
+        with _Turns(group, until) as turns:
+            outcome = work(turns.goes_on)
+            if first is not None:
+                outcome = replace(outcome, first=first.first, done=first.done + outcome.done)
+            if not turns.here.disturbed:
+                if outcome.finished:
+                    then(outcome)
+                return outcome
+        first = outcome
+        if until is not None and group.clock() >= until:
+            return replace(outcome, finished=False)
         time.sleep(_PAUSE)

@@ -178,6 +178,24 @@ def test_what_it_made_alone_goes_to_the_others(group: Group) -> None:
     assert b"alone ec stays" in labels(first)
 
 
+def test_an_application_that_starts_finds_out_and_mends_it(group: Group) -> None:
+    """Nobody who met the loss is left when the member is back: whoever starts next compares."""
+    made = recovering(group)
+    with made.application() as app:
+        app.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_LABEL: b"old", ck.CKA_VALUE_LEN: 32})
+    made.only(0, 1)
+    with made.application() as app:
+        app.destroy(app.find({ck.CKA_LABEL: b"old"})[0])
+        app.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_LABEL: b"new", ck.CKA_VALUE_LEN: 32})
+    made.only(0, 1, 2)
+    with made.application() as app:
+        until(made, "members held different objects: resync carried out")
+        assert len(app.find({ck.CKA_LABEL: b"new"})) == 1
+    first, second, third = contents(made)
+    assert first == second == third
+    assert labels(third) == [b"new"]
+
+
 @pytest.mark.parametrize("unreplicable", ["refuse", "pin"])
 def test_a_key_that_cannot_be_brought_keeps_it_out_unless_keys_may_be_pinned(group: Group, unreplicable: str) -> None:
     made = recovering(group, unreplicable=unreplicable)

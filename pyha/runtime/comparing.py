@@ -1,0 +1,80 @@
+"""Members that are in, compared in the background: after a login, because nobody has compared them yet in this process,
+and when one was seen to lack an object.
+
+Cheap first: as many token objects on each, and no tombstone that one of them has not applied. Only where that differs a
+plan is made, beside creations and changes; only where it has something to do they are excluded, and it is carried out.
+The members serve meanwhile: a call for an object that its member lacks goes to one that has it.
+
+Source: SEMANTICS.md sections 2 (marked for audit) and 5 (only resync writes objects).
+"""
+
+from pyha.cryptoki import constants as ck
+from pyha.ha.steps import Conflict
+from pyha.ha.telling import conflict_line
+from pyha.runtime import log, tombstones
+from pyha.runtime.group import GroupRuntime, NobodyLeft
+from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
+from pyha.runtime.inventory import TOKEN_OBJECTS
+from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable, resynchronise
+from pyha.runtime.turns import Occupied, resync_group
+
+
+def compare_if_asked(group: GroupRuntime) -> None:
+    """What the monitor does when somebody has reason to ask. Raises nothing."""
+    if not group.suspect or group.raw or group.user != ck.CKU_USER:
+        return
+    group.suspect = False
+    try:
+        if len(group.present()) < 2 or _seem_alike(group):
+            return
+        planned = resynchronise(group, group.present(), dry=True)
+        outcome = resync_group(group) if planned.first.steps else planned
+    except LostMeanwhile as loss:
+        group.lost(loss.index, loss.connection.generation, str(loss))
+        return
+    except (Occupied, Unreadable) as reason:
+        log.log("warning", f'group "{group.settings.label}": members may differ, and were not compared: {reason}')
+        return
+    except NobodyLeft:
+        return
+    _tell(group, outcome, planned.first.conflicts)
+
+
+def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) -> None:
+    label = f'group "{group.settings.label}"'
+    if outcome.done:
+        log.log("notice", f"{label}: members held different objects: resync carried out {outcome.done} steps")
+    left = outcome.left or planned
+    for conflict in left:
+        log.log("warning", f"{label}: resync: {conflict_line(conflict, outcome.names)}")
+    if outcome.finished and not left:
+        group.forget_audits()
+
+
+def _seem_alike(group: GroupRuntime) -> bool:
+    """Whether there is no sign that they differ. A member that cannot say is no sign. Raises NobodyLeft."""
+    members = group.present()
+    names = {group.settings.members[index].recorded_as for index, _ in members}
+    counts: set[int] = set()
+    behind = False
+    for index, connection in members:
+        try:
+            counts.add(_count(group, connection))
+            found = tombstones.find(connection, group.settings.id, group.deadline())
+        except MemberLost as loss:
+            group.lost(index, connection.generation, str(loss))
+            continue
+        except (SearchFailed, SessionRefused):
+            continue
+        behind |= any(tombstone.pending & names for _, tombstone in found)
+    return len(counts) < 2 and not behind
+
+
+def _count(group: GroupRuntime, connection: Connection) -> int:
+    """Token objects but the domain keys, of which not every token has all."""
+    deadline = group.deadline()
+    with housekeeping(connection, deadline, reads=True) as session:
+        reals = search(connection, session, TOKEN_OBJECTS, deadline, ck.CKU_USER)
+    own = {real for handles in connection.domain.values() for real in handles}
+    return len(set(reals) - own)
