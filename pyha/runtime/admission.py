@@ -3,7 +3,7 @@
 Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
@@ -90,15 +90,18 @@ def whole(key: DomainKey, halves: Sequence[Half]) -> DomainKeyOnToken:
     raise NotAdmitted(f"its {key.value} domain key is not whole")
 
 
+Handles = Mapping[DomainKey, DomainHandles]
+
+
 def admit(group: GroupRuntime) -> None:
     """After the application's login: each member that is in is looked at once; who lacks the keys is out. Judged
     against the configuration's fingerprints; where it has none, against what most members tell."""
     if group.raw:
         return
-    told: list[tuple[int, Connection, Fingerprints]] = []
+    seen: list[tuple[int, Connection, Handles, Fingerprints]] = []
     for index, connection in group.present():
         try:
-            told.append((index, connection, _told(group, connection, group.deadline())))
+            seen.append((index, connection, *_look(group, connection, group.deadline())))
         except NotAdmitted as refusal:
             _expel(group, index, connection, str(refusal))
         except (SearchFailed, SessionRefused) as failure:
@@ -106,11 +109,13 @@ def admit(group: GroupRuntime) -> None:
             group.lost(index, connection.generation, f"its domain keys could not be looked for: {failure}")
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
-    group.told_domain = majority([fingerprints for _, _, fingerprints in told])
-    for index, connection, fingerprints in told:
-        refusal_phrase = objection(_expected(group), fingerprints)
-        if refusal_phrase is not None:
-            _expel(group, index, connection, refusal_phrase)
+    group.told_domain = majority([told for *_, told in seen])
+    for index, connection, handles, told in seen:
+        phrase = objection(_expected(group), told)
+        if phrase is not None:
+            _expel(group, index, connection, phrase)
+        else:
+            connection.domain.update(handles)
 
 
 def _expected(group: GroupRuntime) -> Fingerprints:
@@ -121,55 +126,58 @@ def _expel(group: GroupRuntime, index: int, connection: Connection, phrase: str)
     group.lost(index, connection.generation, f"not a member any more: {phrase}", Cause.NOT_A_MEMBER)
 
 
-def locate(group: GroupRuntime, connection: Connection, deadline: float) -> None:
-    """A member that comes back: its domain keys are found, proved to be the group's, and their handles remembered.
-    Raises NotAdmitted, SearchFailed, SessionRefused, MemberLost."""
-    refusal = objection(_expected(group), _told(group, connection, deadline))
-    if refusal is not None:
-        connection.domain.clear()
-        raise NotAdmitted(refusal)
-    _prove(group, connection, deadline)
+def locate(group: GroupRuntime, connection: Connection, deadline: float) -> Handles:
+    """A member that comes back: its domain keys are found, proved to be the group's, and only then remembered. Raises
+    NotAdmitted, SearchFailed, SessionRefused, MemberLost."""
+    handles, told = _look(group, connection, deadline)
+    phrase = objection(_expected(group), told)
+    if phrase is not None:
+        raise NotAdmitted(phrase)
+    _prove(group, connection, handles, deadline)
+    connection.domain.update(handles)
+    return handles
 
 
-def _prove(group: GroupRuntime, connection: Connection, deadline: float) -> None:
-    """Raises NotAdmitted where a located AES domain key is proved to be another than the group's; a token that cannot
-    give proofs was judged by its check values. Raises SearchFailed, SessionRefused, MemberLost."""
-    if all(connection.domain[key] in connection.proved for key in AES_KEYS):
+def _prove(group: GroupRuntime, connection: Connection, handles: Handles, deadline: float) -> None:
+    """Raises NotAdmitted where an AES domain key is proved to be another than the group's; a token that cannot give
+    proofs was judged by its check values. Raises SearchFailed, SessionRefused, MemberLost."""
+    now = {(connection.logins, handles[key]) for key in AES_KEYS}
+    if now <= connection.proved:
         return
     try:
-        told = _proved(connection, {key: Fingerprint(b"") for key in AES_KEYS}, deadline)
+        told = _proofs(connection, handles, deadline)
     except SearchFailed as failure:
         if verdict(Route.READ, failure.rv) is Verdict.SUSPECT and connection.alive(deadline):
             return
         raise
     expected = _expected(group)
-    for key, fingerprint in told.items():
-        if key in expected and fingerprint.agrees(expected[key]) is False:
-            connection.domain.clear()
+    for key, proof in told.items():
+        if key in expected and Fingerprint(b"", proof).agrees(expected[key]) is False:
             raise NotAdmitted(f"its {key.value} domain key is another one")
+    # Not before: another thread would use the keys meanwhile.
+    connection.proved.update(now)
 
 
-def _told(group: GroupRuntime, connection: Connection, deadline: float) -> Fingerprints:
-    """Find the domain keys on a logged-in member, remember their handles; their fingerprints: what the token tells, and
-    the proof where it tells nothing. RSA pairs may be missing: not every module can hold them. Raises NotAdmitted,
-    SearchFailed, SessionRefused, MemberLost."""
+def _look(group: GroupRuntime, connection: Connection, deadline: float) -> tuple[Handles, Fingerprints]:
+    """The domain keys of a logged-in member: their real handles, and what the token tells, with the proof where it
+    tells nothing. RSA pairs may be missing: not every module can hold them. Raises NotAdmitted, SearchFailed,
+    SessionRefused, MemberLost."""
     found = read_domain_keys(connection, group.settings.id, deadline)
     for key in AES_KEYS:
         if key not in found:
             raise NotAdmitted(f"its {key.value} domain key is missing")
-    for key, on_token in found.items():
-        connection.domain[key] = on_token.handles
+    handles = {key: on_token.handles for key, on_token in found.items()}
     told = {key: Fingerprint(on_token.fingerprint) for key, on_token in found.items()}
-    # Where the configuration says nothing, proofs are what all members can be compared by.
-    return _proved(connection, told, deadline) if needs_proof(told) or not group.settings.domain else told
+    if needs_proof(told) or not group.settings.domain:
+        # Where the configuration says nothing, proofs are what all members can be compared by.
+        for key, proof in _proofs(connection, handles, deadline).items():
+            told[key] = replace(told[key], proof=proof)
+    return handles, told
 
 
-def _proved(connection: Connection, told: Fingerprints, deadline: float) -> dict[DomainKey, Fingerprint]:
-    """The fingerprints with the AES keys' proofs. Raises SearchFailed, SessionRefused, MemberLost."""
-    handles = [connection.domain[key] for key in AES_KEYS]
-    found = dict(zip(AES_KEYS, proofs(connection, handles, deadline), strict=True))
-    connection.proved.update(handles)
-    return {key: replace(fingerprint, proof=found.get(key, b"")) for key, fingerprint in told.items()}
+def _proofs(connection: Connection, handles: Handles, deadline: float) -> dict[DomainKey, bytes]:
+    """Raises SearchFailed, SessionRefused, MemberLost."""
+    return dict(zip(AES_KEYS, proofs(connection, [handles[key] for key in AES_KEYS], deadline), strict=True))
 
 
 def domain_handles(
@@ -181,11 +189,12 @@ def domain_handles(
     Refusal where the application is not logged in as user: then no token shows its domain keys."""
     if group.user != ck.CKU_USER:
         raise Refusal(ck.CKR_USER_NOT_LOGGED_IN, "the domain keys are not seen")
+    handles: Handles = dict(connection.domain)  # another thread may log out
     try:
-        if key not in connection.domain:
-            locate(group, connection, deadline)
-        elif connection.domain[key] not in connection.proved and key in AES_KEYS:
-            _prove(group, connection, deadline)
+        if key not in handles:
+            handles = locate(group, connection, deadline)
+        elif key in AES_KEYS:
+            _prove(group, connection, handles, deadline)
     except NotAdmitted as refusal:
         raise MemberLost(f"not a member any more: {refusal}") from None
-    return connection.domain.get(key)
+    return handles.get(key)

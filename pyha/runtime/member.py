@@ -83,7 +83,7 @@ class Connection:
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
         self.domain: dict[DomainKey, DomainHandles] = {}
-        self.proved: set[DomainHandles] = set()  # of them, those that were seen to be the group's own
+        self.proved: set[tuple[int, DomainHandles]] = set()  # seen to be the group's own, in the login of that count
         self.logged_in: int | None = None
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link

@@ -5,14 +5,20 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from pyha.abi.native import module_path
 from pyha.cli import chaos_plan, sealing
+from pyha.cli.entering import SharedPin, candidate_of
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import AES_KEYS, DomainKey, domain_id
 from pyha.ha.fingerprints import Fingerprint
+from pyha.runtime.admission import domain_handles
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import MemberLost
 from tests.application import Application, Template, application
 from tests.chaos import Plan
 from tests.domain_tools import Place, places, put_sealed, sealed_value
@@ -102,6 +108,22 @@ def test_a_key_that_is_made_to_have_the_same_check_value_wraps_nothing(place: Pl
         app.generate(ck.CKM_AES_KEY_GEN, KEY)
     assert "member admitted-0 lost: not a member any more: its sealed domain key is another one" in place.logged()
     assert holders(place) == [1, 2]
+
+
+def test_a_key_that_was_proved_wrong_is_not_taken_for_proved(place: Place) -> None:
+    """Another thread of the application may ask on the same connection before the member is out."""
+    put_sealed(place, 0, OTHER)
+    expected = dict(place.group.domain)
+    check = sealing.check_value(bytearray(OTHER))
+    expected[DomainKey.SEALED] = replace(expected[DomainKey.SEALED], check=check)
+    place.reconfigure(domain=expected)
+    with SharedPin(f"file:{place.pin}", "") as shared, candidate_of(place.group, 0) as candidate:
+        shared.enter(candidate, None)
+        group = SimpleNamespace(user=ck.CKU_USER, settings=place.group, told_domain={})
+        for _ in range(3):
+            with pytest.raises(MemberLost, match="its sealed domain key is another one"):
+                domain_handles(cast(GroupRuntime, group), candidate.connection, DomainKey.SEALED, candidate.deadline())
+        assert candidate.connection.domain == {}
 
 
 def test_login_costs_no_proof_where_check_values_are_told(place: Place, tmp_path: Path) -> None:
