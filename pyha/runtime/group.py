@@ -379,12 +379,13 @@ class GroupRuntime:
     def retire(self, index: int, now: bool) -> bool:
         """End the connection of a member that was taken out, if it is done with what it had begun, or `now`. Whether it
         is ended."""
-        homes = () if now else [entry.home for entry in self.objects.entries() if entry.home is not None]
+        # Session objects that can follow to another member do so when they are used next.
+        bound = () if now else [each.home[0] for each in self.objects.entries() if each.home and each.kept is None]
         with self._lock:
             connection = self.connections[index]
             if self.value.members[index].state not in (State.DISABLED, State.REMOVED) or connection is None:
                 return True
-            if not now and (self.loads[index] or any(home[0] == index for home in homes)):
+            if not now and (self.loads[index] or index in bound):
                 return False
             self.connections[index] = None
         connection.finish(self.clock() + _FAREWELL)

@@ -190,24 +190,36 @@ def test_a_member_with_fewer_mechanisms_narrows_the_group_only_where_that_is_all
     assert added.group.token == token
 
 
-def test_running_applications_take_a_new_member_in_and_make_their_objects_there(added: Added) -> None:
+def test_running_applications_take_a_new_member_in_and_nothing_deleted_comes_back(
+    added: Added, monkeypatch: pytest.MonkeyPatch
+) -> None:
     added.follow()
+    real = introducing.introduce
     with client(module_path(), {"PYHA_CONF": str(added.place.conf)}) as app:
         session = app.logged_in(app.slot_of(LABEL))
+        gone = aes_key(app, session, b"gone")
         _, before = ec_pair(app, session, b"before")
+
+        def introduce(*arguments: Any) -> int:
+            """The application deletes what was copied to the new member already, of which it knows nothing yet."""
+            steps = real(*arguments)
+            assert app.destroy(session, gone) == ck.CKR_OK
+            return steps
+
+        monkeypatch.setattr(group_add, "introduce", introduce)
         assert added.add(added.token, *added.opening)[0] == 0
         added.logged(f"member {LABEL}-2 returned")
         _, after = ec_pair(app, session, b"after")
         # The two that founded the group go: the new one has what was made before it came, and after.
         for index in range(2):
             assert added("remove", f"{LABEL}-{index}")[0] == 0
-            added.logged(f"member {LABEL}-{index} is removed")
         limit = time.monotonic() + LONGEST
         while helpers(LABEL).keys() != {f"{LABEL}-2"}:
             assert time.monotonic() < limit
             time.sleep(0.02)  # a process that ends elsewhere: there is no event to wait for
         for private in (before, after):
             assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_OK
+        assert app.find(session, {ck.CKA_LABEL: b"gone"}) == (ck.CKR_OK, [])
 
 
 def test_a_member_that_lost_its_domain_keys_comes_back_when_the_operator_says_so(added: Added) -> None:
@@ -247,28 +259,6 @@ def test_a_member_that_was_away_is_added_again_and_brings_nothing_back(added: Ad
         session = app.logged_in(app.slot_of(LABEL))
         assert len(app.find(session, {ck.CKA_LABEL: b"kept"})[1]) == 1
         assert app.find(session, {ck.CKA_LABEL: b"gone"})[1] == []
-
-
-def test_what_is_deleted_while_a_member_is_added_stays_deleted(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was copied to the new member already, whose applications do not know of it yet."""
-    added.follow()
-    real = introducing.introduce
-    with client(module_path(), {"PYHA_CONF": str(added.place.conf)}) as app:
-        session = app.logged_in(app.slot_of(LABEL))
-        kept, gone = aes_key(app, session, b"kept"), aes_key(app, session, b"gone")
-
-        def introduce(*arguments: Any) -> int:
-            steps = real(*arguments)
-            assert app.destroy(session, gone) == ck.CKR_OK
-            return steps
-
-        monkeypatch.setattr(group_add, "introduce", introduce)
-        assert added.add(added.token, *added.opening)[0] == 0
-        added.logged(f"member {LABEL}-2 returned")
-        assert app.find(session, {ck.CKA_LABEL: b"gone"}) == (ck.CKR_OK, [])
-        assert app.find(session, {ck.CKA_LABEL: b"kept"}) == (ck.CKR_OK, [kept])
-    shown = objects(added.token)
-    assert ("kept" in shown, "gone" in shown) == (True, False)
 
 
 @pytest.mark.usefixtures("nobody_runs")

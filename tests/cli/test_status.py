@@ -140,3 +140,12 @@ def test_watching_ends_with_ctrl_c(publish: Publish, tmp_path: Path) -> None:
             assert isinstance(json.loads(watching.stdout.readline()), list)
         watching.send_signal(signal.SIGINT)
         assert watching.wait(60) == 130
+
+
+def test_a_member_that_was_removed_is_not_shown(publish: Publish, capsys: pytest.CaptureFixture[str]) -> None:
+    """A process keeps its place; that it is not there is no alarm."""
+    publish(replace(OUT, state=State.REMOVED, cause=None, name="hsm-gone"), IN)
+    code, out = run(capsys)
+    assert code == 0
+    assert "hsm-gone" not in out
+    assert "hsm-a" in out

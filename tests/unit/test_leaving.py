@@ -36,6 +36,8 @@ class FakeConnection:
     def close(self, deadline: float | None = None) -> None:
         self.closed += 1
 
+    finish = close
+
 
 @pytest.fixture
 def group() -> GroupRuntime:
@@ -72,10 +74,13 @@ def test_it_gets_no_new_call_and_its_last_one_ends_there(group: GroupRuntime, ki
     assert (connection.closed, group.connections[0], group.leaving()) == (1, None, ())
 
 
-def test_a_session_object_keeps_it_until_its_time_is_over(group: GroupRuntime) -> None:
-    group.objects.made(cast(Identity, "a session key"), [], session=7, home=(0, 1))
+@pytest.mark.parametrize("kept", [None, "what it is made from"])
+def test_a_session_object_that_cannot_follow_keeps_it_until_its_time_is_over(
+    group: GroupRuntime, kept: str | None
+) -> None:
+    group.objects.made(cast(Identity, "a session key"), [], session=7, home=(0, 1), kept=cast(Any, kept))
     connection = take_out(group)
-    assert not group.retire(0, now=False)
+    assert group.retire(0, now=False) is (kept is not None)
     assert group.retire(0, now=True)
     assert connection.closed == 1
 
