@@ -2,8 +2,9 @@
 is applied without a restart.
 
 Knows the file and the groups; what a change means for a group is decided in `pyha.ha.administration`. Called by the
-monitor's thread, or where there is none by the application's own calls, before they take any lock. A file that cannot
-be believed, or is wrong, changes nothing and is named once.
+monitor's thread, or where there is none by the application's own calls before they take any lock; and by every call
+that makes, changes or deletes an object, so that a member that was just added misses nothing. A file that cannot be
+believed, or is wrong, changes nothing and is named once.
 
 Source: docs/configuration.md ("While an application runs").
 """
@@ -161,7 +162,7 @@ class Reload:
             mechanisms=before.mechanisms,
             token=before.token,
         )
-        if after == before and not changes:
+        if after == before and not changes and order == group.value.configured():
             return
         for change in changes:
             out = change.index < len(group.value.members) and group.value.members[change.index].state is State.FAILED

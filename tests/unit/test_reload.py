@@ -164,6 +164,14 @@ def test_a_member_keeps_its_index_whatever_the_file_says_of_the_order(followed: 
     assert [len(each) for each in lists] == [3, 3, 3]
 
 
+def test_another_order_alone_is_followed(followed: Followed) -> None:
+    followed.write(replace(GROUP, members=GROUP.members[::-1]))
+    followed.look()
+    followed.look()
+    assert followed.group.value.configured() == (1, 0)
+    assert [each.name for each in followed.group.settings.members] == ["a", "b"]
+
+
 def test_what_an_application_has_seen_of_the_token_stays(followed: Followed) -> None:
     followed.write(
         replace(
