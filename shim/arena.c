@@ -83,7 +83,7 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
         pyha_futex_wake(&shared->request);
     /* Calls that sleep count too: they are work for a helper, which needs a core. */
     int near = atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed) < link->spin_room && index < PYHA_FUNCTIONS &&
-               pyha_spin(&arena->waits[index], &shared->reply, arena->number, PYHA_SPIN_REPLY);
+               pyha_spin(&arena->waits[index], &shared->reply, arena->number);
     int outcome = near ? PYHA_DONE : await(arena, arena->number, deadline);
     atomic_fetch_sub_explicit(&calls, 1, memory_order_relaxed);
     if (outcome == PYHA_DONE)

@@ -128,7 +128,7 @@ static void expect(struct pyha_shared *shared, uint32_t wanted, struct pyha_spin
 {
     uint32_t seen;
     int near = atomic_fetch_add_explicit(&looking, 1, memory_order_relaxed) < spin_room &&
-               pyha_spin(spin, &shared->request, wanted, PYHA_SPIN_REQUEST);
+               pyha_spin(spin, &shared->request, wanted);
     atomic_fetch_sub_explicit(&looking, 1, memory_order_relaxed);
     if (near)
         return;

@@ -15,9 +15,10 @@
 #include <stdint.h>
 #include <time.h>
 
-#define PYHA_SPIN_REPLY 100000  /* nanoseconds that an answer is looked for: a signature of an elliptic curve */
-#define PYHA_SPIN_REQUEST 25000 /* and the next call: what an application does between two */
-#define PYHA_SPIN_LOOKS 16      /* between two looks at the clock */
+/* About as long as it takes to sleep and to be woken. Four times as much, enough for a signature of an elliptic curve,
+ * made signatures on a busy machine slower by half: what it finds by then it has paid for with a core. */
+#define PYHA_SPIN_NANOSECONDS 25000
+#define PYHA_SPIN_LOOKS 16 /* between two looks at the clock */
 #define PYHA_SPIN_MISSES 10
 
 struct pyha_spin {
@@ -48,8 +49,8 @@ static inline int pyha_spin_room(void)
     return sched_getaffinity(0, sizeof cores, &cores) == 0 ? CPU_COUNT(&cores) / 2 : 0;
 }
 
-/* Looks at *word for `limit` nanoseconds until it is `wanted`. 0: it is not, and the caller sleeps. */
-static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word, uint32_t wanted, int64_t limit)
+/* Looks at *word until it is `wanted`. 0: it is not, and the caller sleeps. */
+static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word, uint32_t wanted)
 {
     if (atomic_load_explicit(word, memory_order_acquire) == wanted)
         return 1;
@@ -57,7 +58,7 @@ static inline int pyha_spin(struct pyha_spin *spin, const _Atomic uint32_t *word
         spin->skip--;
         return 0;
     }
-    int64_t end = pyha_spin_clock() + limit;
+    int64_t end = pyha_spin_clock() + PYHA_SPIN_NANOSECONDS;
     do {
         for (int look = 0; look < PYHA_SPIN_LOOKS; look++) {
             pyha_spin_rest();
