@@ -198,6 +198,10 @@ class Application:
         """C_GetAttributeValue, one call an attribute; None where the token will not give it."""
         return {attribute: self._read(key, attribute) for attribute in wanted}
 
+    def value(self, key: int, attribute: int) -> bytes | None:
+        """C_GetAttributeValue of one attribute; None where the token will not give it."""
+        return self._read(key, attribute)
+
     def _read(self, key: int, attribute: int) -> bytes | None:
         query = _Described(attribute, None, 0)
         try:

@@ -1,33 +1,41 @@
-"""Members that misbehave on request: tests/native/faulty.c around SoftHSM, one plan file a member."""
+"""Members that misbehave on request: one fault a member, planned by the name of what is wanted (tests/chaos.py)."""
 
-from enum import IntEnum
+from enum import StrEnum
 from pathlib import Path
 
-from pyha.cryptoki.functions import BY_NAME
+from tests.chaos import behind_chaos
 from tests.integration.conftest import TestGroup
-from tests.native_tools import NATIVE, compile_c
-from tests.softhsm import MODULE
 
-Fault = IntEnum("Fault", "ANSWER AFTER ALWAYS CRASH HANG SESSIONS LOGOUT POISON SUBSTITUTE", start=0)
-"""As in faulty.c, where each is said."""
+
+class Fault(StrEnum):
+    """What meets a call: conditions and action of a plan's entry (docs/chaos.md). {} stands for a CK_RV."""
+
+    ANSWER = "once -> answer {:#x}"
+    AFTER = "once -> answer-after {:#x}"
+    ALWAYS = "-> answer {:#x}"
+    CRASH = "once -> crash"
+    HANG = "once -> hang"
+    SESSIONS = "once -> lose-sessions"
+    LOGOUT = "once -> lose-login"
+    POISON = 'data="POISON" -> crash'
+    SUBSTITUTE = "once -> substitute"
 
 
 class Faulty:
     """The members of a group, each behind a module that obeys a plan. Made before the application starts."""
 
     def __init__(self, group: TestGroup, directory: Path) -> None:
-        output = directory / "faulty.so"
-        if not output.exists():
-            compile_c(NATIVE / "faulty.c", output, "-shared", "-fPIC", "-I/usr/include/p11-kit-1", "-ldl")
-        self._plans = [directory / f"plan-{index}" for index in range(len(group.tokens))]
-        for index, plan in enumerate(self._plans):
-            group.put_module(index, str(output), {"FAULTY_MODULE": MODULE, "FAULTY_PLAN": str(plan)})
+        self._plans = behind_chaos(group, directory)
+        self._planned: dict[int, tuple[str, int]] = {}
 
     def plan(self, index: int, function: str, fault: Fault, value: int = 0, skip: int = 0) -> None:
-        """The member's next call of this function meets the fault, after `skip` calls that do not."""
-        whole = self._plans[index].with_suffix(".new")
-        whole.write_text(f"{BY_NAME[function].index} {fault.value} {value} {skip}\n")
-        whole.rename(self._plans[index])
+        """The member's next call of this function meets the fault, after `skip` calls that do not; instead of what was
+        planned before."""
+        nth = f"nth={skip + 1} " if skip else ""
+        entry = f"{function} {nth}{fault.format(value)}"
+        plan = self._plans[index]
+        self._planned[index] = entry, plan.count(entry)
+        plan.set(entry)
 
     def everywhere(self, function: str, fault: Fault, value: int = 0) -> None:
         """`plan` for every member."""
@@ -36,9 +44,10 @@ class Faulty:
 
     def waiting(self) -> list[int]:
         """Members whose plan has not fired."""
-        return [index for index, plan in enumerate(self._plans) if plan.exists()]
+        return [at for at, (entry, before) in self._planned.items() if self._plans[at].count(entry) == before]
 
     def clear(self) -> None:
         """No more faults."""
         for plan in self._plans:
-            plan.unlink(missing_ok=True)
+            plan.set()
+        self._planned.clear()

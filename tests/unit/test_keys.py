@@ -48,11 +48,9 @@ from pyha.cryptoki.constants import (
     CKO_PRIVATE_KEY,
     CKO_PUBLIC_KEY,
     CKO_SECRET_KEY,
-    CKR_KEY_NOT_WRAPPABLE,
-    CKR_OK,
 )
 from pyha.cryptoki.keys import KEY_TYPES, USAGE, settable_in_unwrap, wrapping_for
-from tests.unit.raw_token import Token
+from tests.application import Answered, Application
 
 P256 = bytes.fromhex("06082a8648ce3d030107")
 ED25519 = bytes.fromhex("130c656477617264733235353139")
@@ -143,7 +141,7 @@ def test_what_an_unwrap_template_may_name_agrees_with_the_attributes() -> None:
 
 
 @pytest.fixture(scope="module")
-def wrapping_key(token: Token) -> int:
+def wrapping_key(token: Application) -> int:
     """A session key that may do nothing but wrap and unwrap."""
     return token.create(
         {
@@ -180,64 +178,61 @@ def _strongest(key_class: int, key_type: int) -> dict[int, object]:
     return values
 
 
-def _cloned(token: Token, wrapping_key: int, key: int, key_class: int, key_type: int, length: int | None) -> int:
+def _cloned(token: Application, wrapping_key: int, key: int, key_class: int, key_type: int, length: int | None) -> int:
     mechanism = wrapping_for(key_class, key_type, length)
     assert mechanism is not None
-    rv, wrapped = token.wrap(mechanism, wrapping_key, key)
-    assert rv == CKR_OK
-    rv, clone = token.unwrap(mechanism, wrapping_key, wrapped, _strongest(key_class, key_type))
-    assert rv == CKR_OK
-    return clone
+    wrapped = token.wrap(mechanism, wrapping_key, key)
+    return token.unwrap(mechanism, wrapping_key, wrapped, _strongest(key_class, key_type))
 
 
 @pytest.mark.parametrize("kind", ["rsa", "ec", "secret"])
-def test_a_clone_takes_every_settable_attribute(token: Token, wrapping_key: int, kind: str) -> None:
+def test_a_clone_takes_every_settable_attribute(token: Application, wrapping_key: int, kind: str) -> None:
     free = {CKA_EXTRACTABLE: True, CKA_SENSITIVE: False, CKA_PRIVATE: False, CKA_TOKEN: False}
     if kind == "rsa":
         key_class, key_type, length = CKO_PRIVATE_KEY, CKK_RSA, None
-        _, key = token.generate_pair(CKM_RSA_PKCS_KEY_PAIR_GEN, {CKA_MODULUS_BITS: 1024}, free)
+        _, key = token.pair(CKM_RSA_PKCS_KEY_PAIR_GEN, {CKA_MODULUS_BITS: 1024}, free)
     elif kind == "ec":
         key_class, key_type, length = CKO_PRIVATE_KEY, CKK_EC, None
-        _, key = token.generate_pair(CKM_EC_KEY_PAIR_GEN, {CKA_EC_PARAMS: P256}, free)
+        _, key = token.pair(CKM_EC_KEY_PAIR_GEN, {CKA_EC_PARAMS: P256}, free)
     else:
         key_class, key_type, length = CKO_SECRET_KEY, CKK_GENERIC_SECRET, 24
         key = token.create({CKA_CLASS: key_class, CKA_KEY_TYPE: key_type, CKA_VALUE: b"v" * 24, **free})
     clone = _cloned(token, wrapping_key, key, key_class, key_type, length)
     for type in KEY_TYPES[key_type].on_private:
-        assert token.read(clone, type) == token.read(key, type) is not None
+        assert token.value(clone, type) == token.value(key, type) is not None
     asked = _strongest(key_class, key_type)
     before = {type: bytes([value]) for type, value in asked.items() if isinstance(value, bool)}
-    assert weaker(before, {type: token.read(clone, type) or b"" for type in before}) == ()
+    assert weaker(before, {type: token.value(clone, type) or b"" for type in before}) == ()
     for type, answer in HISTORY.items():
-        assert token.read(clone, type) == answer
+        assert token.value(clone, type) == answer
 
 
 @pytest.mark.parametrize("length", [16, 24, 40, 64])
-def test_a_cloned_secret_is_the_same_secret(token: Token, wrapping_key: int, length: int) -> None:
+def test_a_cloned_secret_is_the_same_secret(token: Application, wrapping_key: int, length: int) -> None:
     value = bytes(range(1, length + 1))
     identity = {CKA_CLASS: CKO_SECRET_KEY, CKA_KEY_TYPE: CKK_GENERIC_SECRET, CKA_TOKEN: False}
     readable = {CKA_EXTRACTABLE: True, CKA_SENSITIVE: False}
     key = token.create({**identity, **readable, CKA_VALUE: value})
     mechanism = wrapping_for(CKO_SECRET_KEY, CKK_GENERIC_SECRET, length)
     assert mechanism is not None
-    _, wrapped = token.wrap(mechanism, wrapping_key, key)
-    rv, clone = token.unwrap(mechanism, wrapping_key, wrapped, {**identity, **readable})
-    assert rv == CKR_OK
-    assert token.read(clone, CKA_VALUE) == value
+    wrapped = token.wrap(mechanism, wrapping_key, key)
+    clone = token.unwrap(mechanism, wrapping_key, wrapped, {**identity, **readable})
+    assert token.value(clone, CKA_VALUE) == value
 
 
-def test_padded_wrapping_would_have_made_another_secret(token: Token, wrapping_key: int) -> None:
+def test_padded_wrapping_would_have_made_another_secret(token: Application, wrapping_key: int) -> None:
     value = b"seventeen bytes!!"
     identity = {CKA_CLASS: CKO_SECRET_KEY, CKA_KEY_TYPE: CKK_GENERIC_SECRET, CKA_TOKEN: False}
     readable = {CKA_EXTRACTABLE: True, CKA_SENSITIVE: False}
     key = token.create({**identity, **readable, CKA_VALUE: value})
-    _, wrapped = token.wrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, key)
-    _, clone = token.unwrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, wrapped, {**identity, **readable})
-    assert token.read(clone, CKA_VALUE) == value + bytes(7)
+    wrapped = token.wrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, key)
+    clone = token.unwrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, wrapped, {**identity, **readable})
+    assert token.value(clone, CKA_VALUE) == value + bytes(7)
     assert wrapping_for(CKO_SECRET_KEY, CKK_GENERIC_SECRET, len(value)) == CKM_RSA_PKCS_OAEP
 
 
-def test_softhsm_will_not_wrap_an_edwards_key(token: Token, wrapping_key: int) -> None:
+def test_softhsm_will_not_wrap_an_edwards_key(token: Application, wrapping_key: int) -> None:
     free = {CKA_EXTRACTABLE: True, CKA_TOKEN: False}
-    _, key = token.generate_pair(CKM_EC_EDWARDS_KEY_PAIR_GEN, {CKA_EC_PARAMS: ED25519}, free)
-    assert token.wrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, key)[0] == CKR_KEY_NOT_WRAPPABLE
+    _, key = token.pair(CKM_EC_EDWARDS_KEY_PAIR_GEN, {CKA_EC_PARAMS: ED25519}, free)
+    with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
+        token.wrap(CKM_AES_KEY_WRAP_PAD, wrapping_key, key)

@@ -36,8 +36,8 @@ from pyha.cryptoki.constants import (
 )
 from pyha.cryptoki.mechanisms import MECHANISMS, Layout, Pointer, declared
 from pyha.cryptoki.parameters import Structure
+from tests.application import Application
 from tests.unit.headers import NSS, P11_KIT
-from tests.unit.raw_token import Token
 
 STRUCTURES = {name: value for name, value in vars(parameters).items() if isinstance(value, Structure)}
 
@@ -159,7 +159,7 @@ def test_every_row_can_be_called() -> None:
                 assert (pointer.length is None) != (pointer.length_at is None), row.name
 
 
-def test_softhsm_offers_nothing_that_the_table_lacks(token: Token) -> None:
+def test_softhsm_offers_nothing_that_the_table_lacks(token: Application) -> None:
     offered = token.mechanisms()
     assert len(offered) == 70
     assert [hex(mechanism) for mechanism in offered if mechanism not in MECHANISMS] == []
@@ -178,14 +178,14 @@ def test_softhsm_offers_nothing_that_the_table_lacks(token: Token) -> None:
     ],
 )
 def test_generation_makes_the_type_that_the_table_says(
-    token: Token, mechanism: int, template: dict[int, int | bytes]
+    token: Application, mechanism: int, template: dict[int, int | bytes]
 ) -> None:
     row = MECHANISMS[mechanism]
     if row.generates_class == CKO_PRIVATE_KEY:
-        _, key = token.generate_pair(mechanism, template, {})
+        _, key = token.pair(mechanism, template, {})
     else:
         key = token.generate(mechanism, template)
-    assert int.from_bytes(token.read(key, CKA_KEY_TYPE) or b"", "little") == row.generates
+    assert int.from_bytes(token.value(key, CKA_KEY_TYPE) or b"", "little") == row.generates
 
 
 def test_generated_classes() -> None:
