@@ -2,13 +2,15 @@
  * SoftHSM, or any other PKCS #11 module, that dies at the call it was told: a member's helper is killed midway.
  *
  * Variables: FAULTY_MODULE the module behind, FAULTY_NAME our name, FAULTY_PLAN a file with "name count": the member of
- * that name kills its process at its count'th call that needs a session, and adds a line to FAULTY_LOG.
+ * that name kills its process at its count'th call that needs a session, once no other call is inside (SoftHSM's C_Login
+ * empties its token's file before it writes it), and adds a line to FAULTY_LOG.
  * Knows nothing of a call but its place in the list: at most eight words are handed on, which is right on LP64.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <p11-kit/pkcs11.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -26,6 +28,7 @@ static function behind[COUNT];
 static CK_FUNCTION_LIST list;
 _Static_assert(sizeof list == sizeof(void *) * (COUNT + 1), "a list of PKCS #11 2.40 on LP64");
 static atomic_long left = -1;
+static pthread_rwlock_t inside = PTHREAD_RWLOCK_INITIALIZER; /* of the module behind */
 
 static void read_plan(void)
 {
@@ -43,6 +46,7 @@ static void read_plan(void)
 static void die(int index)
 {
     const char *log = getenv("FAULTY_LOG"), *name = getenv("FAULTY_NAME");
+    pthread_rwlock_wrlock(&inside);
     int file = log ? open(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600) : -1;
     if (file >= 0)
         dprintf(file, "%s %d\n", name, index);
@@ -55,7 +59,10 @@ static CK_RV call(int index, word a, word b, word c, word d, word e, word f, wor
         read_plan();
     if (index >= FIRST_COUNTED && atomic_load(&left) > 0 && atomic_fetch_sub(&left, 1) == 1)
         die(index);
-    return behind[index](a, b, c, d, e, f, g, h);
+    pthread_rwlock_rdlock(&inside);
+    CK_RV rv = behind[index](a, b, c, d, e, f, g, h);
+    pthread_rwlock_unlock(&inside);
+    return rv;
 }
 
 #define ONE(n)                                                                                                         \

@@ -171,6 +171,7 @@ class GroupRuntime:
             if came:
                 self.connections[index] = connection
                 self.value = after
+                self._used[index] = self.clock()  # it has just answered: not to be probed yet
         if not came:
             # C_Finalize or the operator came meanwhile, and found nothing here to close.
             connection.close()
@@ -254,6 +255,7 @@ class GroupRuntime:
                 raise MemberLost("the operator took it out meanwhile")
             self.connections[index] = connection
             self.value = after
+            self._used[index] = self.clock()
             self._audited.discard(index)
             self._unreadable.discard(index)
         self._tell()
