@@ -5,6 +5,8 @@ Pure texts. A label may be any bytes: what is not printable is shown by its code
 Source: SEMANTICS.md section 5 (a plan can be printed as a dry run).
 """
 
+from collections.abc import Sequence
+
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.names import name_of
 from pyha.cryptoki.values import Template
@@ -70,3 +72,15 @@ def line(step: Step, names: tuple[str, ...]) -> str:
 def conflict_line(conflict: Conflict, names: tuple[str, ...]) -> str:
     """One line for people."""
     return f"conflict {told(conflict.identity)} on {names[conflict.member]}: {conflict.reason}"
+
+
+_MOST = 3
+"""Conflicts that a log gets at once: a token that was in use before may have thousands."""
+
+
+def conflicts_for_log(conflicts: Sequence[Conflict], names: tuple[str, ...]) -> list[str]:
+    """Lines for a log: the first of them, and how many there are besides."""
+    lines = [conflict_line(each, names) for each in conflicts[:_MOST]]
+    if len(conflicts) > _MOST:
+        lines.append(f"and {len(conflicts) - _MOST} more (pyha group sync --dry-run names all)")
+    return lines

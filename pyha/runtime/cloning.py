@@ -44,19 +44,14 @@ from pyha.runtime.steps import Placed, step
 Place = tuple[int, Connection]
 """A member: its index in the group, and its connection."""
 
-_FROM_SOURCE = (
-    ck.CKA_START_DATE,
-    ck.CKA_END_DATE,
-    ck.CKA_ALLOWED_MECHANISMS,
-    ck.CKA_WRAP_TEMPLATE,
-    ck.CKA_COPYABLE,
-    ck.CKA_DESTROYABLE,
-    ck.CKA_MODIFIABLE,
-)
-"""Of an object that is no secret, beside what it is created from. Not CKA_TRUSTED, which only the SO gives: a copy is
-not trusted until he says so."""
-
-_TRUE_BY_DEFAULT = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
+_DATES = (ck.CKA_START_DATE, ck.CKA_END_DATE)
+_LAST = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
+_FROM_SOURCE: dict[int, tuple[int, ...]] = {
+    ck.CKO_CERTIFICATE: (*_DATES, *_LAST),
+    ck.CKO_PUBLIC_KEY: (*_DATES, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_WRAP_TEMPLATE, *_LAST),
+}
+"""CKO_ -> what an object that is no secret has, beside what it is created from; else `_LAST`. Not CKA_TRUSTED, which
+only the SO gives: a copy is not trusted until he says so."""
 
 
 class SourceLost(Exception):
@@ -78,12 +73,13 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
 
 
 def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int:
-    wanted = attributes_to_create(copy.identity.object_class or 0, copy.identity.key_type)
+    object_class = copy.identity.object_class or 0
+    wanted, more = attributes_to_create(object_class, copy.identity.key_type), _FROM_SOURCE.get(object_class, _LAST)
 
     def read(deadline: float) -> tuple[int, Template]:
         with housekeeping(source[1], deadline) as session:
             original = read_attributes(source[1], session, real, wanted, deadline)
-            present = present_attributes(source[1], session, real, _FROM_SOURCE, deadline)
+            present = present_attributes(source[1], session, real, more, deadline)
         return ck.CKR_OK, created_template(_settled(present, copy), original, token=True)
 
     try:
@@ -147,7 +143,7 @@ def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Wrapp
 
 def _is_told(attribute: Attribute) -> bool:
     """Whether it says something else than an object has that is told nothing."""
-    if attribute.type in _TRUE_BY_DEFAULT:
+    if attribute.type in _LAST:  # true by default
         return not flag(attribute.value)
     return any(attribute.value)
 

@@ -10,7 +10,7 @@ Source: SEMANTICS.md sections 2 (marked for audit) and 5 (only resync writes obj
 
 from pyha.cryptoki import constants as ck
 from pyha.ha.steps import Conflict
-from pyha.ha.telling import conflict_line
+from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log, tombstones
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
@@ -46,8 +46,8 @@ def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) 
     if outcome.done:
         log.log("notice", f"{label}: members held different objects: resync carried out {outcome.done} steps")
     left = outcome.left or planned
-    for conflict in left:
-        log.log("warning", f"{label}: resync: {conflict_line(conflict, outcome.names)}")
+    for line in conflicts_for_log(left, outcome.names):
+        log.log("warning", f"{label}: resync: {line}")
     if outcome.finished and not left:
         group.forget_audits()
 

@@ -221,7 +221,7 @@ def present_attributes(
     """What the object has of these attributes. Raises MemberLost, SearchFailed."""
     plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in _DATES)
     found = read_attributes(connection, session, real, plain, deadline)
-    for date in _DATES:
+    for date in (each for each in _DATES if each in wanted):
         # One by one: a module that cannot read its own dates fails the whole call.
         found.update(read_attributes(connection, session, real, (date,), deadline))
     values = [Attribute(kind, value) for kind, value in found.items() if value or kind in (ck.CKA_ID, ck.CKA_LABEL)]

@@ -136,9 +136,14 @@ def _record(
     return record if record.group_id == group.settings.id else None
 
 
+_SHARE = 4
+"""Looking takes at most one part in so many and one of the time."""
+
+
 class Lookout:
     """What appears on a member while a plan is carried out, made by somebody of another host. It is looked for again
-    when as much time has gone by as looking takes, so that many steps cost no more than twice their time."""
+    when some times as long has gone by as looking takes: the more a member holds the longer that is, and each step
+    alone must not take longer for it."""
 
     def __init__(self, group: GroupRuntime, connection: Connection, known: frozenset[int], now: float) -> None:
         self._group = group
@@ -152,10 +157,10 @@ class Lookout:
         """This one is ours."""
         self._known.add(real)
 
-    def look(self) -> None:
-        """Raises MemberLost, SessionRefused, SearchFailed."""
+    def look(self, surely: bool = False) -> None:
+        """`surely`: though it was done a moment ago. Raises MemberLost, SessionRefused, SearchFailed."""
         start = self._group.clock()
-        if start - self._last < self._cost:
+        if not surely and start - self._last < _SHARE * self._cost:
             return
         connection, deadline = self._connection, self._group.deadline()
         with housekeeping(connection, deadline) as session:

@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pyha.cryptoki import constants as ck
 from pyha.ha.group import Cause, Occasion
 from pyha.ha.settings import Unreplicable
-from pyha.ha.telling import conflict_line
+from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.group import GroupRuntime, NobodyLeft
@@ -148,8 +148,8 @@ def _resync(group: GroupRuntime, index: int, connection: Connection, until: floa
             raise NotYet(f"its objects differ: {reasons[0]}{more}", Cause.DIFFERS)
 
     def then(outcome: Outcome) -> None:
-        for conflict in outcome.left:
-            log.log("warning", f'group "{group.settings.label}": resync: {conflict_line(conflict, outcome.names)}')
+        for line in conflicts_for_log(outcome.left, outcome.names):
+            log.log("warning", f'group "{group.settings.label}": resync: {line}')
         serves(outcome)
         _join(group, index, connection, unsynchronised=False)
 

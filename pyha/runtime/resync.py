@@ -157,7 +157,7 @@ class _Work:
         elif isinstance(step, Clear) and step.orphan:
             for place, lookout in zip(self._members, self._lookouts, strict=True):
                 with self._attributed(place):
-                    lookout.look()
+                    lookout.look(surely=True)
 
     @contextmanager
     def _attributed(self, place: Place) -> Iterator[None]:

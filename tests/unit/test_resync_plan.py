@@ -7,7 +7,7 @@ from pyha.cryptoki.values import Attribute
 from pyha.ha.identity import Identity
 from pyha.ha.inventory import Settings
 from pyha.ha.steps import Change, Clear, Conflict, Copy, Delete, Plan, Write
-from pyha.ha.telling import action, conflict_line, line
+from pyha.ha.telling import action, conflict_line, conflicts_for_log, line
 from pyha.ha.tombstones import Tombstone
 from tests.unit.model_tokens import (
     GROUP,
@@ -423,6 +423,15 @@ def test_every_step_has_a_line_and_no_label_forges_one() -> None:
     assert 'copy secret key "k\\x0a\\xffdelete" id 0102 to b from its escrow record' in lines
     assert 'delete data object "d" on b (deleted meanwhile)' in lines
     assert any(each.startswith('conflict private key "r" id 31 on a: it must not leave') for each in lines)
+
+
+def test_a_log_gets_few_of_many_conflicts() -> None:
+    tokens = [Token(), Token()]
+    for number in range(9):
+        tokens[0].add(secret(b"k", bytes([number] * 3)), STAYS)
+    lines = conflicts_for_log(planned(tokens).conflicts, NAMES)
+    assert len(lines) == 4
+    assert lines[-1].startswith("and 6 more")
 
 
 def test_only_one_member() -> None:
