@@ -7,6 +7,7 @@ Sources: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding)
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Literal
 
 from pyha.cryptoki import constants as ck
@@ -109,6 +110,18 @@ class Identity:
             *((self.get(kind), other.get(kind)) for kind in (ck.CKA_MODULUS, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE)),
         )
         return any(a and a == b for a, b in pairs)
+
+    def after(self, changes: Template) -> "Identity":
+        """The identity after C_SetAttributeValue with this template."""
+        if not changes:
+            return self
+        said = {each.type: bytes(each.value or b"") for each in changes if not isinstance(each.value, tuple)}
+        attributes = dict(self.attributes)
+        attributes.update({kind: said[kind] for kind in READ if kind in said})
+        value_hash = self.value_hash
+        if ck.CKA_VALUE in said and self.object_class in WITH_VALUE:
+            value_hash = sha256(said[ck.CKA_VALUE]).digest() if said[ck.CKA_VALUE] else None
+        return identity_of(attributes, value_hash, self.twin)
 
     def search(self) -> Template:
         """The template that finds the object, and perhaps others like it, on any member."""

@@ -7,7 +7,6 @@ the primary accepted differs from it and is out until it is resynchronised.
 Source: SEMANTICS.md sections 3 (change) and 5 (tombstones; an escrow record lives exactly as long as its key).
 """
 
-from hashlib import sha256
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -15,7 +14,7 @@ from pyha.cryptoki.functions import Function
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import impersonates
-from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of
+from pyha.ha.identity import Identity
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
 from pyha.runtime import log
@@ -70,7 +69,7 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     escrowed = entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
     old = existing_record(group, entry) if escrowed else None
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None
-    before, after = entry.identity, _renamed(entry.identity, template or ())
+    before, after = entry.identity, entry.identity.after(template or ())
     passed_over: set[str] = set()
     missed = Missed(
         group, before, None if template is None else after, template or (), lambda: group.missing() | passed_over
@@ -140,22 +139,9 @@ def _record_after(
     if old is None and value_of(template, ck.CKA_EXTRACTABLE) != b"\0":
         return None
     new = record_for(group, entry, template)
-    if old is None or new != old or _renamed(entry.identity, template) != entry.identity:
+    if old is None or new != old or entry.identity.after(template) != entry.identity:
         return new
     return None
-
-
-def _renamed(identity: Identity, changes: Template) -> Identity:
-    """The identity after C_SetAttributeValue with this template."""
-    if not changes:
-        return identity
-    said = {each.type: bytes(each.value or b"") for each in changes if not isinstance(each.value, tuple)}
-    attributes = dict(identity.attributes)
-    attributes.update({kind: said[kind] for kind in READ if kind in said})
-    hashed = identity.value_hash
-    if ck.CKA_VALUE in said and identity.object_class in WITH_VALUE:
-        hashed = sha256(said[ck.CKA_VALUE]).digest() if said[ck.CKA_VALUE] else None
-    return identity_of(attributes, hashed, identity.twin)
 
 
 class ChangeCall:

@@ -7,16 +7,12 @@ until nobody holds the first. So who waits to be alone goes before those who com
 
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
 object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free.
-Nothing is kept open between two uses. The locks belong to open file descriptions (F_OFD_SETLK): they end with the
-process, and closing another descriptor of the file takes none away. Used on LP64 Linux, as all of this.
+Nothing is kept open between two uses.
 
 Source: SEMANTICS.md section 5 (on one host resync excludes creations and changes of all processes).
 """
 
-import errno
-import fcntl
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,9 +20,7 @@ from hashlib import sha256
 
 from pyha.runtime import log
 from pyha.runtime.gate import Gate, GateTimeout
-
-_LOCK = struct.Struct("@hhqqi4x")
-"""struct flock of fcntl(2)."""
+from pyha.runtime.lock_file import LockFile
 
 _LONGEST_PAUSE = 0.02
 """Seconds between two looks at a lock that somebody holds."""
@@ -110,7 +104,7 @@ class Exclusion:
             return False
         return True
 
-    def _pass(self, file: "_File", deadline: float) -> None:
+    def _pass(self, file: LockFile, deadline: float) -> None:
         pauses = _pauses()
         while True:
             file.hold(self._makers)
@@ -125,7 +119,7 @@ class Exclusion:
         self._patient = False
         self._say("somebody keeps the lock of a resync: objects are made and changed beside it")
 
-    def _hold(self, file: "_File", deadline: float) -> None:
+    def _hold(self, file: LockFile, deadline: float) -> None:
         pauses = _pauses()
         while True:
             if not file.is_held(self._loner):
@@ -143,12 +137,12 @@ class Exclusion:
             raise GateTimeout
         time.sleep(next(pauses))
 
-    def _opened(self) -> "_File | None":
+    def _opened(self) -> LockFile | None:
         """The file to lock; None where there is none for us, and then other processes are not excluded."""
         if self._path is None:
             return None
         try:
-            file = _File(self._path)
+            file = LockFile(self._path)
             try:
                 file.is_held(self._loner)
             except BaseException:
@@ -172,94 +166,3 @@ def _pauses() -> Iterator[float]:
     while True:
         yield longest * (1 + int.from_bytes(os.urandom(2)) / 65536) / 2
         longest = min(2 * longest, _LONGEST_PAUSE)
-
-
-_open: dict[int, tuple[int, int]] = {}
-"""Descriptors of this process that are ours now, and the file behind each (device, inode)."""
-
-
-class _File:
-    """The open configuration file. Every method but `close` raises OSError, also where the application has closed the
-    descriptor."""
-
-    def __init__(self, path: str) -> None:
-        while True:
-            self._descriptor = _above_standard(os.open(path, _FLAGS))
-            try:
-                found = os.fstat(self._descriptor)
-                self._file = found.st_dev, found.st_ino
-                _open[self._descriptor] = self._file
-                now = os.stat(path, follow_symlinks=False)
-            except OSError:
-                os.close(self._descriptor)
-                _open.pop(self._descriptor, None)
-                raise
-            if (now.st_dev, now.st_ino) == self._file:
-                return
-            self.close()  # it was replaced meanwhile, and who comes later locks the new one
-
-    def hold(self, byte: int) -> None:
-        """Lock it, shared."""
-        self._set(fcntl.F_RDLCK, byte)
-
-    def drop(self, byte: int) -> None:
-        """Unlock it."""
-        self._set(fcntl.F_UNLCK, byte)
-
-    def is_held(self, byte: int) -> bool:
-        """Whether anybody else has it locked."""
-        asked = _LOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
-        answer: bytes = fcntl.fcntl(self._ours(), fcntl.F_OFD_GETLK, asked)
-        return bool(_LOCK.unpack(answer)[0] != fcntl.F_UNLCK)
-
-    def close(self) -> None:
-        """All is unlocked, in a child that has a copy of the descriptor too. Raises nothing."""
-        with suppress(OSError):
-            self._set(fcntl.F_UNLCK, 0, 0)
-        _close(self._descriptor, self._file)
-
-    def _set(self, kind: int, byte: int, count: int = 1) -> None:
-        fcntl.fcntl(self._ours(), fcntl.F_OFD_SETLK, _LOCK.pack(kind, os.SEEK_SET, byte, count, 0))
-
-    def _ours(self) -> int:
-        if not _is_ours(self._descriptor, self._file):
-            raise OSError(errno.EBADF, "closed by the application")
-        return self._descriptor
-
-
-_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-
-
-def _above_standard(descriptor: int) -> int:
-    """Another descriptor instead of 0, 1 or 2: who closed those may have somebody else use them."""
-    if descriptor > 2:
-        return descriptor
-    try:
-        return fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3)
-    finally:
-        os.close(descriptor)
-
-
-def _is_ours(descriptor: int, file: tuple[int, int]) -> bool:
-    """The application may have closed it, and opened another file under its number."""
-    try:
-        found = os.fstat(descriptor)
-    except OSError:
-        return False
-    return (found.st_dev, found.st_ino) == file
-
-
-def _close(descriptor: int, file: tuple[int, int]) -> None:
-    _open.pop(descriptor, None)
-    if _is_ours(descriptor, file):
-        with suppress(OSError):
-            os.close(descriptor)
-
-
-def _in_child() -> None:
-    # A copy keeps the lock when the parent is killed. Unlocking is the parent's business.
-    for descriptor, file in list(_open.items()):
-        _close(descriptor, file)
-
-
-os.register_at_fork(after_in_child=_in_child)

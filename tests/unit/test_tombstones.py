@@ -141,6 +141,16 @@ def test_nothing_secret_is_written_down() -> None:
         assert recordable(changes, object_class) == (Attribute(ck.CKA_LABEL, b"label"),)
 
 
+def test_what_an_object_is_after_a_change() -> None:
+    data = identity_of({ck.CKA_CLASS: ulong(ck.CKO_DATA), ck.CKA_LABEL: b"a"}, b"hash")
+    changes = (Attribute(ck.CKA_LABEL, b"b"), Attribute(ck.CKA_VALUE, b"new"), Attribute(ck.CKA_DERIVE, b"\1"))
+    named = {ck.CKA_CLASS: ulong(ck.CKO_DATA), ck.CKA_LABEL: b"b"}
+    assert data.after(changes) == identity_of(named, sha256(b"new").digest())
+    assert data.after((Attribute(ck.CKA_VALUE, b""),)).value_hash is None
+    assert A.after((Attribute(ck.CKA_VALUE, b"no value of a secret key is looked at"),)) == A
+    assert A.after(()) is A
+
+
 # -- following upon one another -----------------------------------------------------------------------------------
 
 
