@@ -44,8 +44,8 @@ class Result:
 
 
 class Scene:
-    """The scratch directory of a suite on a target. Functions of steps use `shell`, `start`, `wait_for_port`, `stop`
-    and `lose_member`."""
+    """The scratch directory of a suite on a target. Functions of steps use `shell`, `start`, `wait_for_port`, `stop`,
+    `lose_member` and `lose_each`."""
 
     def __init__(self, suite: Suite, target: Target, directory: Path) -> None:
         self.suite, self.target, self.directory = suite, target, directory
@@ -184,14 +184,35 @@ class Scene:
         """Kill the helper of one member in every server of this scene, where the target is to lose one: how many."""
         if self.target.name != LOSS:
             return 0
-        title = f"{self.target.label}/{MEMBERS[-1 if self.suite.pinned else 0]}"
+        return len(self._kill(MEMBERS[-1 if self.suite.pinned else 0]))
+
+    def lose_each(self, over: Callable[[], bool] = lambda: False) -> int:
+        """`lose_member` for one member after the other, each when the one before is in again in every server: how many
+        helpers were killed. It ends early when it is `over`. Raises Failed where a member does not return."""
+        if self.target.name != LOSS:
+            return 0
         killed = 0
+        for member in MEMBERS:
+            before = len(self.target.logged())
+            waiting = self._kill(member)
+            killed += len(waiting)
+
+            def returned(member: str = member, before: int = before, waiting: list[int] = waiting) -> bool:
+                lines = [line for line in self.target.logged()[before:].splitlines() if f"member {member} ret" in line]
+                return over() or all(any(f"pyha[{process}]" in line for line in lines) for process in waiting)
+
+            until(returned, f"{member} did not return", 60)
+        return killed
+
+    def _kill(self, member: str) -> list[int]:
+        """The processes whose helper of this member was killed."""
+        found = []
         for process in _processes({server.pid for server in self._servers}):
             with suppress(Unexpected, OSError):
-                os.kill(helper_of(process, title), signal.SIGKILL)
-                killed += 1
-        self._killed += killed
-        return killed
+                os.kill(helper_of(process, f"{self.target.label}/{member}"), signal.SIGKILL)
+                found.append(process)
+        self._killed += len(found)
+        return found
 
 
 def sorted_blocks(lines: Sequence[str]) -> list[str]:

@@ -1,19 +1,17 @@
-"""`make soak`: minutes of mixed load over three members while they are killed, hung, unplugged and made to fail.
+"""`make soak`: minutes of mixed load over four members, one of them standby, while they are killed, hung, unplugged and
+made to fail under several applications.
 
-Rounds: everybody is in, and what processes hold is measured; then two of the three members at most meet random faults,
-alone or together, while keys are made and deleted too; then changes rest until all are in again. A member that missed a
-deletion stays out until its surplus is deleted by hand, as its operator would. Exit status 1 where an answer was wrong,
+Rounds: everybody is in, and what processes hold is measured; then all members but one meet random faults, alone or
+together, while keys are made and deleted too; then changes rest until all are in again, each by itself. In some rounds
+all members are gone at once. Exit status 1 where an answer was wrong,
 refused or lost, a member did not come back, an object is not where it should be, or something grew.
 """
 
 import argparse
-import json
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -21,14 +19,17 @@ from pathlib import Path
 from random import Random, SystemRandom
 from typing import Any
 
+from conformance.soak_application import SoakApplication
 from conformance.soak_group import DEADLINE, MEMBERS, SoakGroup, measure
 from conformance.soak_load import CHURN
 from conformance.stage import Unexpected
 
-_RETURN = 60.0
+_RETURN = 120.0
 """Seconds in which a member has to be in again."""
 _START = 60.0
 _END = 120.0
+_OUTAGE = 0.25
+"""How often a round is the loss of all members."""
 _FEWEST = 2
 """Measurements in a third, without which growth is not judged."""
 
@@ -43,10 +44,6 @@ FAULTS = {
     "slow": 3,
 }
 """What happens to a member, and how often beside the others."""
-
-_CALM_ONLY = ("sessions lost", "login lost")
-"""Not while keys are made: a member that forgets the login under a half-made key may refuse it (CKR_DEVICE_ERROR, all
-taken back). That is safe, and an answer that the soak does not take."""
 
 _PLANS = {
     "dead": ("any -> dead CKR_DEVICE_REMOVED",),
@@ -71,7 +68,7 @@ _MAY_GROW = {
     "descriptors": (6, 0.0),
     "threads": (2, 0.0),
     "memory (MiB)": (16, 0.2),
-    "Python objects": (3000, 0.05),
+    "Python objects": (8000, 0.05),
     "sessions of a helper": (4, 0.25),
     "descriptors of a helper": (6, 0.0),
     "threads of a helper": (4, 0.25),
@@ -83,58 +80,38 @@ _MAY_GROW = {
 class Soak:
     """One run. `failures`: sentences; none is what is hoped for."""
 
-    def __init__(self, group: SoakGroup, threads: int, seed: str) -> None:
+    def __init__(self, group: SoakGroup, applications: int, threads: int, seed: str) -> None:
         self.failures: list[str] = []
         self.notes: list[str] = []
         self._group, self._random = group, Random(seed)
-        self._told: dict[str, Any] = {}
-        self._calm = threading.Event()
         self._samples: list[Sample] = []
         self._faults: Counter[str] = Counter()
         self._harmed: set[str] = set()
         self._read_so_far = 0
         self._lost: Counter[str] = Counter()
-        self._mended = 0
         self._restored = 0
+        self._outages = 0
         self._printed = 0
-        self._errors = (group.directory / "application.log").open("w+")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "conformance.soak_load", group.module, group.label, str(threads), seed],
-            cwd=Path(__file__).parents[1],
-            env=group.environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._applications = [
+            SoakApplication(group, name, threads, seed, self.failures) for name in "abcdefgh"[:applications]
+        ]
         self._start = time.monotonic()
 
-    # -- the application ----------------------------------------------------------------------------------------
-
-    def _read(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            told = json.loads(line)
-            if "failed" in told:
-                self.failures.append(told["failed"])
-            if "calm" in told:
-                self._calm.set()
-            self._told.update(told)
+    # -- the applications ---------------------------------------------------------------------------------------
 
     def _tell(self, line: str) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{line}\n")
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            raise Unexpected("the application is gone") from None
+        for application in self._applications:
+            application.tell(line)
 
     def _rest(self) -> None:
-        self._calm.clear()
+        for application in self._applications:
+            application.calm.clear()
         self._tell("changes off")
-        self._until(self._calm.is_set, _RETURN + 10, "changes did not come to an end")
+        calm = [application.calm for application in self._applications]
+        self._until(lambda: all(each.is_set() for each in calm), _RETURN + 10, "changes did not come to an end")
+
+    def _count(self) -> Counter[str]:
+        return sum((Counter(application.count) for application in self._applications), Counter())
 
     # -- time ---------------------------------------------------------------------------------------------------
 
@@ -149,8 +126,8 @@ class Soak:
             if self._second() >= self._printed + 1:
                 self._printed = int(self._second())
                 self._line()
-            if self._process.poll() is not None:
-                raise Unexpected(f"the application ended with status {self._process.returncode}")
+            for application in self._applications:
+                application.expect_running()
             if self.failures:
                 raise Unexpected("the run ends at the first failure")
             left = end - time.monotonic()
@@ -166,9 +143,11 @@ class Soak:
             self._pass()
 
     def _line(self) -> None:
-        count = self._told.get("count", {})
-        seen = self._group.members(self._process.pid)
-        states = " ".join(f"{name}:{seen[name].state.value if name in seen else '-'}" for name in MEMBERS)
+        count = self._count()
+        views = [self._group.members(application.pid) for application in self._applications]
+        states = " ".join(
+            f"{name}:{'/'.join(seen[name].state.value if name in seen else '-' for seen in views)}" for name in MEMBERS
+        )
         signatures = count.get("rsa", 0) + count.get("ec", 0)
         print(
             f"{self._printed:4} s  {sum(count.values())} done, {signatures} signatures verified, "
@@ -194,31 +173,49 @@ class Soak:
 
     def run(self, seconds: float) -> None:
         """Raises Unexpected."""
-        self._until(lambda: self._told.get("count"), _START, "the application did not begin to work")
-        self._all_in(MEMBERS[0])
+        self._until(
+            lambda: all(each.count for each in self._applications), _START, "an application did not begin to work"
+        )
+        self._all_in()
         self._sample()
         while self._second() < seconds:
-            spared = self._round(min(seconds - self._second(), self._random.uniform(2, 5)))
-            self._all_in(spared)
+            if self._random.random() < _OUTAGE:
+                self._outage()
+            else:
+                self._round(min(seconds - self._second(), self._random.uniform(2, 5)))
+                self._all_in()
             self._harmed.clear()
             self._pass(0.5)
             self._sample()
         self._end()
 
-    def _round(self, seconds: float) -> str:
-        """Faults for all members but the one that is given back."""
+    def _outage(self) -> None:
+        """Every member is gone for all applications, then all are back: the same sessions, login and handles work."""
+        self._harmed.update(MEMBERS)
+        self._tell("outage on")
+        for member in MEMBERS:
+            self._group.plan(member, "set", "any -> dead CKR_DEVICE_REMOVED")
+        before = self._count()["found no member"]
+        self._until(lambda: self._count()["found no member"] > before, _RETURN, "no call noticed that nobody is there")
+        for member in MEMBERS:
+            self._group.plan(member, "clear")
+        self._all_in()
+        self._tell("outage off")
+        self._outages += 1
+
+    def _round(self, seconds: float) -> None:
+        """Faults for all members but one."""
         spared = self._random.choice(MEMBERS)
         victims = [member for member in MEMBERS if member != spared]
         self._harmed.update(victims)
         crash = True
         changing = self._random.random() < 0.6
-        kinds = {kind: weight for kind, weight in FAULTS.items() if not (changing and kind in _CALM_ONLY)}
         if changing:
             self._tell("changes on")
         end = self._second() + seconds
         while self._second() < end:
             together = victims if self._random.random() < 0.3 else [self._random.choice(victims)]
-            (fault,) = self._random.choices(list(kinds), list(kinds.values()))
+            (fault,) = self._random.choices(list(FAULTS), list(FAULTS.values()))
             if fault == "crash":
                 # One member only: a call that two members died of gets its error, which is right.
                 together = victims[:1] if crash else []
@@ -229,45 +226,39 @@ class Soak:
         self._rest()
         for member in victims:
             self._group.plan(member, "clear")
-        return spared
 
     def _do(self, fault: str, member: str) -> None:
         if fault in ("killed", "stopped"):
             number = signal.SIGKILL if fault == "killed" else signal.SIGSTOP
-            if not self._group.send(self._process.pid, member, number):
+            if not self._group.send(self._random.choice(self._applications).pid, member, number):
                 return
         else:
             self._group.plan(member, "set", *_PLANS[fault])
         self._faults[fault] += 1
 
-    def _all_in(self, good: str) -> None:
-        """Until all members are in again, with what their operator has to do. Raises Unexpected."""
+    def _all_in(self) -> None:
+        """Until all members are in again for every application, by themselves. Raises Unexpected."""
         end = time.monotonic() + _RETURN
-        while out := self._group.out(self._process.pid):
+        while out := [text for application in self._applications for text in self._out(application)]:
             if time.monotonic() > end:
-                raise Unexpected(f"not back after {_RETURN:g} s: " + "; ".join(self._named(out)))
-            seen = self._group.members(self._process.pid)
+                raise Unexpected(f"not back after {_RETURN:g} s: " + "; ".join(out))
             self._restored += self._group.restore()
-            for member in out:
-                if member in seen and "resync" in seen[member].reason:
-                    differs = self._group.mend(member, good)
-                    self._mended += 1
-                    if differs:
-                        self.notes.append(f"{member} needs a resync: {'; '.join(differs)}")
-            self._pass(0.5)
+            self._pass(0.2)
 
-    def _named(self, out: list[str]) -> list[str]:
-        seen = self._group.members(self._process.pid)
-        return [f"{name} ({seen[name].state.value}: {seen[name].reason})" if name in seen else name for name in out]
+    def _out(self, application: SoakApplication) -> list[str]:
+        seen = self._group.members(application.pid)
+        names = self._group.out(application.pid)
+        return [f"{name} ({seen[name].state.value}: {seen[name].reason})" if name in seen else name for name in names]
 
     def _sample(self) -> None:
-        own, helpers = measure(self._process.pid), list(self._group.helpers().values())
+        own = [measure(application.pid) for application in self._applications]
+        helpers = list(self._group.helpers().values())
         values = {
             "helpers": len(helpers),
-            "descriptors": own.descriptors,
-            "threads": own.threads,
-            "memory (MiB)": own.memory,
-            "Python objects": self._told.get("objects", 0),
+            "descriptors": max(each.descriptors for each in own),
+            "threads": max(each.threads for each in own),
+            "memory (MiB)": max(each.memory for each in own),
+            "Python objects": max(each.told.get("objects", 0) for each in self._applications),
             "sessions of a helper": max((each.sessions for each in helpers), default=0),
             "descriptors of a helper": max((each.descriptors for each in helpers), default=0),
             "threads of a helper": max((each.threads for each in helpers), default=0),
@@ -278,17 +269,8 @@ class Soak:
     # -- the end ------------------------------------------------------------------------------------------------
 
     def _end(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        try:
-            status = self._process.wait(_END)
-        except subprocess.TimeoutExpired:
-            raise Unexpected("the application did not end") from None
-        self._reader.join()
-        self._errors.seek(0)
-        said = self._errors.read()
-        if status != 0 or "done" not in self._told or said:
-            raise Unexpected(f"the application ended with status {status}: {said}")
+        for application in self._applications:
+            application.end(_END)
         left = self._group.helpers()
         if left:
             self.failures.append(f"{len(left)} helpers outlived the application")
@@ -304,8 +286,10 @@ class Soak:
             twice = [str(what[1]) for what, number in objects.items() if number > 1]
             if twice:
                 self.failures.append(f"{member} has objects twice: {', '.join(twice)}")
-            if objects != found[MEMBERS[0]]:
-                self.failures.append(f"{member} and {MEMBERS[0]} do not hold the same objects")
+            first = found[MEMBERS[0]]
+            if objects != first:
+                differ = sorted(str(what[1]) for what in (objects - first) + (first - objects))
+                self.failures.append(f"{member} and {MEMBERS[0]} do not hold the same objects: {', '.join(differ[:9])}")
 
     def _grown(self) -> None:
         last = self._samples[-1].second
@@ -323,15 +307,16 @@ class Soak:
 
     def summary(self) -> None:
         """What came of it."""
-        count = self._told.get("done") or self._told.get("count", {})
+        count = self._count()
         faults = ", ".join(f"{number} {name}" for name, number in sorted(self._faults.items()))
         print(
             f"\n{sum(count.values())} operations: "
             + ", ".join(f"{number} {name}" for name, number in sorted(count.items()))
         )
         print(f"Faults: {faults or 'none'}. Members lost {self._lost.total()} times.")
-        print(f"By hand: {self._mended} looks for surplus objects, {self._restored} tokens restored.")
-        print(f"The longest operation took {self._told.get('longest', 0):.2f} s (deadline {DEADLINE:g} s a member).")
+        print(f"All members gone and back {self._outages} times. By hand: {self._restored} tokens restored.")
+        longest = max(each.told.get("longest", 0) for each in self._applications)
+        print(f"The longest operation took {longest:.2f} s (deadline {DEADLINE:g} s a member).")
         for note in self.notes:
             print(f"note: {note}")
         for failure in self.failures:
@@ -340,17 +325,15 @@ class Soak:
 
     def kill(self) -> None:
         """Whatever happened, nothing is left."""
-        self._process.kill()
-        self._process.wait()
-        self._errors.seek(0)
-        sys.stderr.write(self._errors.read())
-        self._errors.close()
+        for application in self._applications:
+            application.kill()
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m conformance.soak", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120.0, help="how long faults go on (120)")
-    parser.add_argument("--threads", type=int, default=8, help="of the application (8)")
+    parser.add_argument("--applications", type=int, default=2, choices=range(1, 9), help="processes (2)")
+    parser.add_argument("--threads", type=int, default=4, help="of each application (4)")
     parser.add_argument(
         "--seed", default="", help="of a run before, for the same choices; the threads' order is the machine's"
     )
@@ -361,8 +344,10 @@ def _arguments() -> argparse.Namespace:
 def soak(directory: Path, given: argparse.Namespace) -> int:
     """Exit status."""
     seed = given.seed or str(SystemRandom().randrange(10**6))
-    print(f"seed {seed}, {given.threads} threads, {given.seconds:g} s", flush=True)
-    run = Soak(SoakGroup(directory), given.threads, seed)
+    print(
+        f"seed {seed}, {given.applications} applications, {given.threads} threads each, {given.seconds:g} s", flush=True
+    )
+    run = Soak(SoakGroup(directory), given.applications, given.threads, seed)
     try:
         run.run(given.seconds)
     except Unexpected as unexpected:

@@ -1,5 +1,5 @@
-"""The group of `make soak`: three SoftHSM tokens, each behind `pyha-chaos.so` and a counter of sessions; what is done
-to its members, and what can be seen of them from outside.
+"""The group of `make soak`: four SoftHSM tokens, one of them standby, each behind `pyha-chaos.so` and a counter of
+sessions; what is done to its members, and what can be seen of them from outside.
 
 Knows commands, the configuration, /proc and published status; nothing of the load.
 """
@@ -29,7 +29,9 @@ from pyha.runtime import config
 from pyha.runtime.settings import LogLevel, MemberSettings
 from tests.application import Application, application
 
-MEMBERS = ("hsm-a", "hsm-b", "hsm-c")
+ACTIVE = ("hsm-a", "hsm-b", "hsm-c")
+STANDBY = "hsm-s"
+MEMBERS = (*ACTIVE, STANDBY)
 PIN = "1234"
 DEADLINE = 2.0
 RECOVERY = RecoverySettings(RecoveryMode.BACKGROUND, interval=1.0, attempts=-1)
@@ -70,9 +72,21 @@ class SoakGroup:
             self._run(
                 "softhsm2-util", "--init-token", "--free", "--label", member, "--pin", PIN, "--so-pin", "12345678"
             )
-        uris = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in MEMBERS]
+        *uris, standby = [f"pkcs11:token={member}?module-path={SOFTHSM}" for member in MEMBERS]
         setting = f"SOFTHSM2_CONF={softhsm}"
-        self._run(*tree.PYHA, "group", "create", self.label, *uris, "--pin-source", "env:PIN", "--environment", setting)
+        self._run(
+            *tree.PYHA,
+            "group",
+            "create",
+            self.label,
+            *uris,
+            "--standby",
+            standby,
+            "--pin-source",
+            "env:PIN",
+            "--environment",
+            setting,
+        )
         self._compile()
         written = config.load(conf)
         (group,) = written.groups
@@ -117,19 +131,6 @@ class SoakGroup:
         except (Unexpected, OSError):
             return False
         return True
-
-    def mend(self, member: str, good: str) -> list[str]:
-        """What an operator does for a member that missed deletions, as long as no command does it: its surplus is
-        deleted by hand. What it still differs in, a text each. Nobody may change objects meanwhile."""
-        with self._at(member) as one, self._at(good) as other:
-            surplus = inventory(one) - inventory(other)
-            for handle in one.find({}):
-                if surplus[identity(one, handle)] > 0:
-                    surplus[identity(one, handle)] -= 1
-                    one.destroy(handle)
-            mine, theirs = inventory(one), inventory(other)
-        missing = [f"{what[1]!r} is missing" for what in theirs - mine]
-        return missing + [f"{what[1]!r} is too many" for what in mine - theirs]
 
     def restore(self) -> int:
         """Give back what SoftHSM itself destroys: it empties a token's file before it writes it anew, at each

@@ -1,15 +1,16 @@
 """The application of `make soak`: one process, several threads, every kind of work, each answer checked at once.
 
-usage: soak_load.py MODULE TOKEN-LABEL THREADS SEED      (the PIN is in the environment variable PIN)
+usage: soak_load.py MODULE TOKEN-LABEL THREADS SEED NAME      (the PIN is in the environment variable PIN)
 
 It works until its stdin ends. Lines on stdin: `changes on` and `changes off` let threads make and delete token objects,
-or have them stop: `calm` is the answer when none is being made or deleted any more. Lines on stdout are JSON, one a
-line: {"count": ...} twice a second, {"failed": text} at once, {"calm": true}, {"done": ...} at the end.
+or have them stop: `calm` is the answer when none is being made or deleted any more. Between `outage on` and `outage
+off` a call may find no member (CKR_DEVICE_ERROR, CKR_TOKEN_NOT_PRESENT); afterwards the same sessions and handles have
+to work again. NAME begins the labels of what this application makes: several can use one group. Lines on stdout are
+JSON, one a line: {"count": ...} twice a second, {"failed": text} at once, {"calm": true}, {"done": ...} at the end.
 
 Knows nothing of members. A thread that has met a failure ends: it is told once, and one is enough.
 """
 
-import gc
 import hashlib
 import json
 import os
@@ -43,10 +44,17 @@ class Wrong(Exception):
     """An answer that is not what it should be. `str()` says which."""
 
 
+class Gone(Wrong):
+    """The answer of a group that no member of is left."""
+
+
+_GONE = (ck.CKR_DEVICE_ERROR, ck.CKR_TOKEN_NOT_PRESENT)
+
+
 def check(rv: int, call: str) -> None:
     """Raises Wrong for anything but CKR_OK."""
     if rv != ck.CKR_OK:
-        raise Wrong(f"{call} answered {rv_name(rv)}")
+        raise (Gone if rv in _GONE else Wrong)(f"{call} answered {rv_name(rv)}")
 
 
 def must(holds: bool, text: str) -> None:
@@ -58,9 +66,11 @@ def must(holds: bool, text: str) -> None:
 class Keys:
     """The keys that stay all the time, and what is known of them outside."""
 
-    def __init__(self, app: Client, session: int) -> None:
+    def __init__(self, app: Client, session: int, name: str) -> None:
+        self.name = name
         self.aes_value = os.urandom(32)
-        named = {ck.CKA_TOKEN: True, ck.CKA_LABEL: b"rsa", ck.CKA_ID: b"rsa"}
+        rsa_label, aes_label = self.label("rsa"), self.label("aes")
+        named = {ck.CKA_TOKEN: True, ck.CKA_LABEL: rsa_label, ck.CKA_ID: rsa_label}
         public = {**named, ck.CKA_MODULUS_BITS: 2048, ck.CKA_PUBLIC_EXPONENT: b"\1\0\1", ck.CKA_VERIFY: True}
         rv, self.rsa_public, self.rsa = app.pair(
             session, ck.CKM_RSA_PKCS_KEY_PAIR_GEN, public, {**named, ck.CKA_SIGN: True}
@@ -68,7 +78,7 @@ class Keys:
         check(rv, "C_GenerateKeyPair")
         modulus = app.get(session, self.rsa_public, ck.CKA_MODULUS)[1]
         self.rsa_key = rsa.RSAPublicNumbers(65537, int.from_bytes(modulus)).public_key()
-        self.ec_public, self.ec = ec_pair(app, session, b"ec")
+        self.ec_public, self.ec = ec_pair(app, session, self.label("ec"))
         self.ec_key = point_of(app, session, self.ec_public)
         rv, self.aes = app.create(
             session,
@@ -76,8 +86,8 @@ class Keys:
                 ck.CKA_CLASS: ck.CKO_SECRET_KEY,
                 ck.CKA_KEY_TYPE: ck.CKK_AES,
                 ck.CKA_TOKEN: True,
-                ck.CKA_LABEL: b"aes",
-                ck.CKA_ID: b"aes",
+                ck.CKA_LABEL: aes_label,
+                ck.CKA_ID: aes_label,
                 ck.CKA_ENCRYPT: True,
                 ck.CKA_DECRYPT: True,
                 ck.CKA_EXTRACTABLE: True,
@@ -85,6 +95,10 @@ class Keys:
             },
         )
         check(rv, "C_CreateObject")
+
+    def label(self, kind: str) -> bytes:
+        """CKA_LABEL and CKA_ID of what is this application's."""
+        return f"{self.name}{kind}".encode()
 
 
 def point_of(app: Client, session: int, public: int) -> ec.EllipticCurvePublicKey:
@@ -113,6 +127,7 @@ class Load:
         self.longest = 0.0
         self.ending = threading.Event()
         self.changes = threading.Event()
+        self.outage = threading.Event()
         self._said = threading.Lock()
         self._changing = 0
         self._calm = threading.Condition()
@@ -182,12 +197,25 @@ class Worker(threading.Thread):
                 (kind,) = self.random.choices(names, weights)
                 start = time.monotonic()
                 self.since = kind, start
-                self._work[kind][1]()
+                if self._done(kind):
+                    self.load.counted(kind, time.monotonic() - start)
                 self.since = None
-                self.load.counted(kind, time.monotonic() - start)
         except Wrong as wrong:
             self.load.say(failed=f"thread {self.number}, {kind}: {wrong}")
         self.since = None
+
+    def _done(self, kind: str) -> bool:
+        """Do it; False where no member was there, as it may be now. Raises Wrong."""
+        allowed = self.load.outage.is_set()
+        try:
+            self._work[kind][1]()
+        except Gone:
+            if not (allowed or self.load.outage.is_set()):
+                raise
+            self.load.counted("found no member", 0)
+            self.load.ending.wait(0.02)
+            return False
+        return True
 
     def rsa(self) -> None:
         data = self.random.randbytes(40)
@@ -244,11 +272,11 @@ class Worker(threading.Thread):
     def find(self) -> None:
         keys = self.load.keys
         for label, known in (
-            (b"rsa", {keys.rsa, keys.rsa_public}),
-            (b"ec", {keys.ec, keys.ec_public}),
-            (b"aes", {keys.aes}),
+            ("rsa", {keys.rsa, keys.rsa_public}),
+            ("ec", {keys.ec, keys.ec_public}),
+            ("aes", {keys.aes}),
         ):
-            self.holds(label, known)
+            self.holds(keys.label(label), known)
 
     def holds(self, label: bytes, known: set[int]) -> None:
         """Exactly these objects have the label. Raises Wrong."""
@@ -257,17 +285,20 @@ class Worker(threading.Thread):
         must(len(found) == len(known) and set(found) == known, f"{label.decode()}: found {found}, not {sorted(known)}")
 
     def reopen(self) -> None:
-        check(self.load.app.close(self.session), "C_CloseSession")
-        rv, self.session = self.load.app.open(self.load.slot)
+        rv, fresh = self.load.app.open(self.load.slot)
         check(rv, "C_OpenSession")
+        old, self.session = self.session, fresh
+        check(self.load.app.close(old), "C_CloseSession")
 
     def make_aes(self) -> None:
-        self._made += 1
-        self.changed(f"{CHURN}{self.number}-{self._made}".encode(), self._aes)
+        self.changed(self._churn(), self._aes)
 
     def make_pair(self) -> None:
+        self.changed(self._churn(), self._pair)
+
+    def _churn(self) -> bytes:
         self._made += 1
-        self.changed(f"{CHURN}{self.number}-{self._made}".encode(), self._pair)
+        return f"{CHURN}{self.load.keys.name}{self.number}-{self._made}".encode()
 
     def changed(self, label: bytes, make: Callable[[bytes], set[int]]) -> None:
         """A token object that is made, used, found once, deleted, and then not found."""
@@ -321,17 +352,18 @@ def watch(load: Load, workers: list[Worker]) -> None:
             if since is not None and now - since[1] > _LATEST:
                 load.say(failed=f"thread {worker.number}: {since[0]} has not come back for {_LATEST:g} s")
                 os._exit(1)
-        # The module lives in this very interpreter: what it forgets to let go is seen here.
-        load.say(count=dict(load.counts), longest=load.longest, threads=len(workers), objects=len(gc.get_objects()))
+        # The module lives in this very interpreter: what it forgets to let go is seen here. (Not by gc.get_objects():
+        # tuples that another thread is just making break when somebody holds them.)
+        load.say(count=dict(load.counts), longest=load.longest, threads=len(workers), objects=sys.getallocatedblocks())
 
 
-def main(module: str, label: str, threads: int, seed: str) -> int:
+def main(module: str, label: str, threads: int, seed: str, name: str) -> int:
     """Exit status."""
     app = Client(module)
     check(app.initialize(flags=ck.CKF_OS_LOCKING_OK), "C_Initialize")
     slot = app.slot_of(label)
     first = app.logged_in(slot, os.environ["PIN"])
-    load = Load(app, slot, Keys(app, first))
+    load = Load(app, slot, Keys(app, first, name))
     workers = [Worker(load, number, seed) for number in range(threads)]
     for worker in workers:
         worker.start()
@@ -340,6 +372,10 @@ def main(module: str, label: str, threads: int, seed: str) -> int:
     for line in sys.stdin:
         if line.strip() == "changes on":
             load.changes.set()
+        elif line.strip() == "outage on":
+            load.outage.set()
+        elif line.strip() == "outage off":
+            load.outage.clear()
         else:
             load.stop_changes()
             load.say(calm=True)
@@ -356,4 +392,4 @@ def main(module: str, label: str, threads: int, seed: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]))
+    sys.exit(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), *sys.argv[4:]))

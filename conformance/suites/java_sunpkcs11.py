@@ -15,7 +15,7 @@ _NOISE = "^(?!Picked up|Warning:|NOTE:|$)"
 _DATES = (
     r"(?<=, ).*\d\d:\d\d:\d\d.*(?=, )|[A-Z][a-z]{2} \d+, 20\d\d|20\d\d|[0-9A-F]{2}(:[0-9A-F]{2}){9,}|Serial number: .*"
 )
-HANDSHAKES = 400
+HANDSHAKES = 1200
 
 
 def _serve(alias: str) -> Step:
@@ -26,7 +26,7 @@ def _serve(alias: str) -> Step:
         server = scene.start(["/bin/bash", "-c", line], "server.log")
         log = scene.directory / "server.log"
         until(lambda: half.exists() or server.poll() is not None, "half of the handshakes did not come", 100)
-        scene.lose_member()
+        scene.lose_each(over=lambda: server.poll() is not None)
         until(lambda: server.poll() is not None, "the server did not end", 100)
         said = log.read_text()
         if server.returncode != 0:

@@ -10,7 +10,7 @@ from pathlib import Path
 from conformance.scene import Scene, until
 from conformance.steps import Step, Suite
 from conformance.suites.openssl import ENGINE_CONFIG, KEY, make_keys
-from conformance.suites.tls import handshakes, listening
+from conformance.suites.tls import handshakes, handshakes_during, listening
 
 _CONFIG = """
 daemon off;
@@ -86,6 +86,12 @@ def _reload(scene: Scene) -> Sequence[str]:
     return [said, "after it: " + handshakes(port, certificate, 50, _THREADS)]
 
 
+def _each_member(scene: Scene) -> Sequence[str]:
+    port, _, certificate = _started(scene, "ec")
+    said = handshakes(port, certificate, 50, _THREADS)
+    return [said, handshakes_during(port, certificate, _THREADS, scene.lose_each)]
+
+
 def _crash(scene: Scene) -> Sequence[str]:
     port, master, certificate = _started(scene, "rsa")
     said = []
@@ -105,6 +111,7 @@ SUITE = Suite(
         _thousand("rsa"),
         _thousand("ec"),
         Step("reload under load", _reload, spared=True, fails=_HANGS, unsteady=True),
+        Step("one member after the other", _each_member, spared=True, limit=240, fails=_HANGS, unsteady=True),
         Step("crashed workers", _crash, spared=True, fails=_HANGS, unsteady=True),
     ],
     programs=("nginx", "openssl", "pkcs11-tool"),

@@ -62,6 +62,28 @@ def handshakes(
     return f"{count} handshakes, {len(wrong)} failed{': ' + ', '.join(sorted(set(wrong))[:3]) if wrong else ''}"
 
 
+def handshakes_during(port: int, certificate: Path, threads: int, what: Callable[[], object]) -> str:
+    """Handshakes without a pause as long as `what` takes. A line that says how many failed, and why."""
+    over = threading.Event()
+
+    def many() -> list[str]:
+        wrong = []
+        while True:
+            said = handshake(port, certificate)
+            wrong += [said] if said else []
+            if over.is_set():
+                return wrong
+
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(many) for _ in range(threads)]
+        try:
+            what()
+        finally:
+            over.set()
+        wrong = [said for each in running for said in each.result()]
+    return f"{len(wrong)} handshakes failed{': ' + ', '.join(sorted(set(wrong))[:3]) if wrong else ''}"
+
+
 def listening(scene: Scene, command: str, log: str) -> int:
     """Start a server with $PORT in its command line: the port. Raises Failed with what it wrote."""
     port = free_port()
