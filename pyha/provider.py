@@ -29,6 +29,7 @@ from pyha.runtime.session import VirtualSession
 
 Answer = tuple[int, list[Any]]
 _Local = Callable[[list[Any]], Answer]
+_Everywhere = Callable[[GroupRuntime, VirtualSession, Function, list[Any]], int]
 
 # Python 3.11 finds a member of an enumeration through functions of its metaclass; a call names ten of them.
 _LOCAL, _ANY, _READ, _SEARCH, _CREATE = Route.LOCAL, Route.ANY, Route.READ, Route.SEARCH, Route.CREATE
@@ -85,6 +86,14 @@ class Provider:
             "C_FindObjectsFinal": self._find_objects_final,
             "C_SessionCancel": self._session_cancel,
             "C_WaitForSlotEvent": self._wait_for_slot_event,
+            "C_InitToken": self._init_token,
+        }
+        self._every: dict[str, _Everywhere] = {
+            "C_Login": self._login,
+            "C_Logout": lambda group, session, function, values: everywhere.logout(group),
+            "C_SeedRandom": lambda group, session, function, values: everywhere.seed_random(group, function, values),
+            "C_InitPIN": everywhere.set_pin,
+            "C_SetPIN": everywhere.set_pin,
         }
 
     # -- the one way in -----------------------------------------------------------------------------------------
@@ -94,8 +103,6 @@ class Provider:
         route = function.route
         if route is _LOCAL:
             return self._local[function.name](values)
-        if function.name == "C_InitToken":
-            return (ck.CKR_FUNCTION_NOT_SUPPORTED if values[0] in self._groups else ck.CKR_SLOT_ID_INVALID), []
         session = self._sessions.get(values[0])
         if session is None:
             return ck.CKR_SESSION_HANDLE_INVALID, []
@@ -108,7 +115,7 @@ class Provider:
         try:
             if route is _EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
-                return self._everywhere(group, session, function, values), []
+                return self._every[function.name](group, session, function, values), []
             with session.lock:
                 if session.closed:
                     return ck.CKR_SESSION_HANDLE_INVALID, []
@@ -140,17 +147,15 @@ class Provider:
             return creating.create(group, session, function, values)
         return changing.change(group, session, function, values), []
 
-    def _everywhere(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
-        if function.name == "C_Login":
-            rv = everywhere.login(group, session, values)
-            if rv == ck.CKR_OK:
-                recovery.after_login(group)
-            return rv
-        if function.name == "C_Logout":
-            return everywhere.logout(group)
-        if function.name == "C_SeedRandom":
-            return everywhere.seed_random(group, function, values)
-        return everywhere.set_pin(group, session, function, values)
+    @staticmethod
+    def _login(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
+        rv = everywhere.login(group, session, values)
+        if rv == ck.CKR_OK:
+            recovery.after_login(group)
+        return rv
+
+    def _init_token(self, values: list[Any]) -> Answer:
+        return (ck.CKR_FUNCTION_NOT_SUPPORTED if values[0] in self._groups else ck.CKR_SLOT_ID_INVALID), []
 
     def finalize(self) -> None:
         """C_Finalize: whoever waits or works inside is let go, every helper is ended."""

@@ -30,7 +30,7 @@ class Route(Enum):
     CREATE = auto()  # primary, then every other member, then CKR_OK
     CHANGE = auto()  # primary, then every other member
     EVERY = auto()  # every member; a refusal by the primary is the answer
-    REFUSE = auto()  # CKR_FUNCTION_NOT_SUPPORTED (or the row's own answer)
+    REFUSE = auto()  # CKR_FUNCTION_NOT_SUPPORTED
 
 
 class Operation(Enum):
@@ -62,9 +62,8 @@ class Function:
     """One row of the table.
 
     `index`: position in the function list. `operation`: the one it opens, continues or ends (by its route).
-    `whole`: a FINISH that takes all data at once (C_Sign), so it may not follow an update. `slow`: may take
-    long by nature and gets the longer deadline. `random`: a CREATE that gives another key each time, so that it
-    cannot be repeated on a second member.
+    `slow`: may take long by nature and gets the longer deadline. `random`: a CREATE that gives another key each time,
+    so that it cannot be repeated on a second member.
     """
 
     index: int
@@ -72,7 +71,6 @@ class Function:
     route: Route
     arguments: tuple[Argument, ...]
     operation: Operation | None = None
-    whole: bool = False
     slow: bool = False
     random: bool = False
     since: tuple[int, int] = _V2
@@ -98,13 +96,12 @@ def _row(
     route: Route,
     *arguments: tuple[str, Kind],
     operation: Operation | None = None,
-    whole: bool = False,
     slow: bool = False,
     random: bool = False,
     since: tuple[int, int] = _V2,
 ) -> None:
     described = tuple(Argument(*argument) for argument in arguments)
-    _rows.append(Function(len(_rows), name, route, described, operation, whole, slow, random, since))
+    _rows.append(Function(len(_rows), name, route, described, operation, slow, random, since))
 
 
 def _start(name: str, operation: Operation, *arguments: tuple[str, Kind]) -> None:
@@ -115,8 +112,8 @@ def _continue(name: str, operation: Operation, *arguments: tuple[str, Kind]) -> 
     _row(name, Route.CONTINUE, _SESSION, *arguments, operation=operation)
 
 
-def _finish(name: str, operation: Operation, *arguments: tuple[str, Kind], whole: bool = False) -> None:
-    _row(name, Route.FINISH, _SESSION, *arguments, operation=operation, whole=whole)
+def _finish(name: str, operation: Operation, *arguments: tuple[str, Kind]) -> None:
+    _row(name, Route.FINISH, _SESSION, *arguments, operation=operation)
 
 
 def _message(name: str, *arguments: tuple[str, Kind]) -> None:
@@ -138,7 +135,7 @@ _row(
     ("mechanism_type", Kind.MECHANISM_TYPE),
     ("info", Kind.OUT_MECHANISM_INFO),
 )
-_row("C_InitToken", Route.REFUSE, ("slot", Kind.SLOT), ("pin", Kind.PIN), ("label", Kind.LABEL), slow=True)
+_row("C_InitToken", Route.LOCAL, ("slot", Kind.SLOT), ("pin", Kind.PIN), ("label", Kind.LABEL), slow=True)
 _row("C_InitPIN", Route.EVERY, _SESSION, ("pin", Kind.PIN), slow=True)
 _row("C_SetPIN", Route.EVERY, _SESSION, ("old_pin", Kind.PIN), ("new_pin", Kind.PIN), slow=True)
 _row(
@@ -173,30 +170,30 @@ _row("C_FindObjectsInit", Route.SEARCH, _SESSION, _TEMPLATE, operation=Operation
 _row("C_FindObjects", Route.LOCAL, _SESSION, ("objects", Kind.OUT_OBJECTS), operation=Operation.SEARCH)
 _row("C_FindObjectsFinal", Route.LOCAL, _SESSION, operation=Operation.SEARCH)
 _start("C_EncryptInit", Operation.ENCRYPT, _MECHANISM, _KEY)
-_finish("C_Encrypt", Operation.ENCRYPT, _DATA, _RESULT, whole=True)
+_finish("C_Encrypt", Operation.ENCRYPT, _DATA, _RESULT)
 _continue("C_EncryptUpdate", Operation.ENCRYPT, _DATA, _RESULT)
 _finish("C_EncryptFinal", Operation.ENCRYPT, _RESULT)
 _start("C_DecryptInit", Operation.DECRYPT, _MECHANISM, _KEY)
-_finish("C_Decrypt", Operation.DECRYPT, _DATA, _RESULT, whole=True)
+_finish("C_Decrypt", Operation.DECRYPT, _DATA, _RESULT)
 _continue("C_DecryptUpdate", Operation.DECRYPT, _DATA, _RESULT)
 _finish("C_DecryptFinal", Operation.DECRYPT, _RESULT)
 _start("C_DigestInit", Operation.DIGEST, _MECHANISM)
-_finish("C_Digest", Operation.DIGEST, _DATA, _RESULT, whole=True)
+_finish("C_Digest", Operation.DIGEST, _DATA, _RESULT)
 _continue("C_DigestUpdate", Operation.DIGEST, _DATA)
 _continue("C_DigestKey", Operation.DIGEST, _KEY)
 _finish("C_DigestFinal", Operation.DIGEST, _RESULT)
 _start("C_SignInit", Operation.SIGN, _MECHANISM, _KEY)
-_finish("C_Sign", Operation.SIGN, _DATA, _RESULT, whole=True)
+_finish("C_Sign", Operation.SIGN, _DATA, _RESULT)
 _continue("C_SignUpdate", Operation.SIGN, _DATA)
 _finish("C_SignFinal", Operation.SIGN, _RESULT)
 _start("C_SignRecoverInit", Operation.SIGN_RECOVER, _MECHANISM, _KEY)
-_finish("C_SignRecover", Operation.SIGN_RECOVER, _DATA, _RESULT, whole=True)
+_finish("C_SignRecover", Operation.SIGN_RECOVER, _DATA, _RESULT)
 _start("C_VerifyInit", Operation.VERIFY, _MECHANISM, _KEY)
-_finish("C_Verify", Operation.VERIFY, _DATA, _SIGNATURE, whole=True)
+_finish("C_Verify", Operation.VERIFY, _DATA, _SIGNATURE)
 _continue("C_VerifyUpdate", Operation.VERIFY, _DATA)
 _finish("C_VerifyFinal", Operation.VERIFY, _SIGNATURE)
 _start("C_VerifyRecoverInit", Operation.VERIFY_RECOVER, _MECHANISM, _KEY)
-_finish("C_VerifyRecover", Operation.VERIFY_RECOVER, _DATA, _RESULT, whole=True)
+_finish("C_VerifyRecover", Operation.VERIFY_RECOVER, _DATA, _RESULT)
 for _name in ("C_DigestEncryptUpdate", "C_DecryptDigestUpdate", "C_SignEncryptUpdate", "C_DecryptVerifyUpdate"):
     _row(_name, Route.REFUSE, _SESSION, _DATA, _RESULT)
 _row("C_GenerateKey", Route.CREATE, _SESSION, _MECHANISM, _TEMPLATE, _NEW, slow=True, random=True)
