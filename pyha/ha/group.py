@@ -143,7 +143,8 @@ class Group:
         that is none any more is tried at the operator's command alone, and has to pass all that a new one has to.
         """
         if occasion is Occasion.LOGIN:
-            return self.failed(*_AT_LOGIN)
+            # In manual mode who waits for the login was asked for by the operator; a refused one has to be asked for.
+            return self.failed(*((Cause.AWAITING_LOGIN,) if settings.mode is RecoveryMode.MANUAL else _AT_LOGIN))
         if occasion is Occasion.OPERATOR:
             return self.failed(*Cause)
         if settings.mode is not _MODE_OF[occasion]:
