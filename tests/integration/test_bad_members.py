@@ -1,0 +1,61 @@
+"""A member that fails, hangs, crashes or lies from its first call on: named, contained, and back once it is well."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyha.cryptoki import constants as ck
+from pyha.ha.settings import RecoveryMode, RecoverySettings
+from tests.chaos import behind_chaos
+from tests.client import client, ec_pair
+from tests.integration.conftest import TestGroup
+
+Group = Callable[..., TestGroup]
+OK = ck.CKR_OK
+LABEL = "bad"
+LONGEST = 60.0
+"""Seconds after which a test stops waiting for what does not happen."""
+
+BAD = {
+    "C_Initialize fails": ("C_Initialize -> answer CKR_GENERAL_ERROR", "C_Initialize answered CKR_GENERAL_ERROR"),
+    "C_Initialize hangs": ("C_Initialize -> hang", "C_Initialize did not return within its deadline"),
+    "C_Initialize crashes": ("C_Initialize -> crash", "its helper ended during C_Initialize"),
+    "C_Initialize exits": ("C_Initialize -> exit 0", "its helper ended during C_Initialize"),
+    "another token": ('C_GetTokenInfo -> write 80 "not mine at all!"', "its token is not among the module's tokens"),
+    "no token": ("C_GetSlotList -> length 0", "its token is not among the module's tokens"),
+    "more slots than can be": ("C_GetSlotList -> length 99999999", "C_GetSlotList answered CKR_DEVICE_ERROR"),
+    "a session of handle 0": ("C_OpenSession -> write 0 hex:0000000000000000", ""),
+}
+"""What the member does -> the plan, and what the log says of it; empty where more than one thing is right to say."""
+
+
+@pytest.mark.parametrize("what", list(BAD))
+def test_a_member_that_is_bad_from_the_start(group: Group, tmp_path: Path, what: str) -> None:
+    plan_line, said = BAD[what]
+    made = group(label=LABEL, recovery=RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1))
+    made.reconfigure(lambda settings: replace(settings, deadline=1.0))
+    plan, *_ = behind_chaos(made, tmp_path)
+    plan.set(plan_line)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        assert f"member {made.tokens[0].label} lost: {said}" in made.logged()
+        public, private = ec_pair(app, session)
+        for _ in range(6):
+            assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+        assert sorted(app.find(session, {ck.CKA_LABEL: b"ec"})[1]) == sorted([public, private])
+        plan.set()
+        end = time.monotonic() + LONGEST
+        while len(labelled(made)) < 2:
+            assert time.monotonic() < end, made.logged()
+            time.sleep(0.05)  # its token is another process's: there is no event to wait for
+        assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+        assert app.finalize() == OK
+
+
+def labelled(made: TestGroup) -> list[int]:
+    """The objects that the member which was bad has got meanwhile."""
+    with made.member(0) as token:
+        return token.find({ck.CKA_LABEL: b"ec"})
