@@ -38,6 +38,7 @@ PASSES = 3
 it can be told what the next one is."""
 
 NOT_RECORDED = "it must not leave its token, and has no escrow record"
+_UNREAD = "objects there cannot be read, and it may be one of them"
 _ALIKE = "objects of this name cannot be told apart, and members hold more or fewer of them"
 
 
@@ -66,6 +67,9 @@ def plan(sides: Sequence[Side], configured: frozenset[str], only: int | None = N
         for member in range(len(sides)):
             if member not in each.slot.items:
                 _copy(member, each, copies, conflicts)
+    unread = frozenset(member for member, side in enumerate(sides) if side.inventory.unread)
+    conflicts += [_hidden(copy) for copy in copies if copy.member in unread]
+    copies = [copy for copy in copies if copy.member not in unread]
     copies.sort(key=lambda copy: (copy.member, _rank(copy.identity)))
     applying = frozenset(range(len(sides))) if only is None else frozenset({only})
     marks, marked = tombstone_steps(sides, graves, applying, complete)
@@ -183,6 +187,12 @@ def _obstacle(kept: Kept) -> str | None:
 def _unclear(items: Sequence[Item], members: int) -> list[Conflict]:
     exact = all(is_exact(item.identity) for item in items)
     return [Conflict(member, items[0].identity, _ALIKE, bars=True, pinnable=not exact) for member in range(members)]
+
+
+def _hidden(copy: Copy) -> Conflict:
+    """It may be what cannot be read there; or a tombstone of it is."""
+    is_key = copy.identity.object_class in KEY_CLASSES
+    return Conflict(copy.member, copy.identity, _UNREAD, bars=True, pinnable=is_key)
 
 
 def _doubtful(key: Kept, member: int) -> Conflict:

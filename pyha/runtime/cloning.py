@@ -78,7 +78,7 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
 
     def read(deadline: float) -> tuple[int, Template]:
         with housekeeping(source[1], deadline) as session:
-            original = read_attributes(source[1], session, real, wanted, deadline)
+            original = read_attributes(source[1], session, real, wanted, deadline, sure=True)
             present = present_attributes(source[1], session, real, more, deadline)
         return ck.CKR_OK, created_template(_settled(present, copy), original, token=True)
 
@@ -154,7 +154,7 @@ def _wrap(
     identity = copy.identity
     object_class, key_type = identity.object_class or 0, identity.key_type or 0
     told = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE, ck.CKA_VALUE_LEN)
-    shown = read_attributes(connection, session, real, told, deadline)
+    shown = read_attributes(connection, session, real, told, deadline, sure=True)
     present = present_attributes(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
     said = {each.type for each in present}
     changes = tuple(each for each in template_of(identity, copy.settings) if each.type in said)

@@ -160,7 +160,7 @@ def _wrapped_now(
         object_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
         with housekeeping(connection, deadline) as session:
             shown = read_attributes(
-                connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE), deadline
+                connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE), deadline, sure=True
             )
             length = key_length(group, connection, session, real, entry, deadline)
             if length is not None:
@@ -220,7 +220,8 @@ def present_attributes(
 ) -> Template:
     """What the object has of these attributes. Raises MemberLost, SearchFailed."""
     plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in _DATES)
-    found = read_attributes(connection, session, real, plain, deadline)
+    # Without its protections a copy would be weaker: that they were not shown says nothing of them.
+    found = read_attributes(connection, session, real, plain, deadline, sure=True)
     for date in (each for each in _DATES if each in wanted):
         # One by one: a module that cannot read its own dates fails the whole call.
         found.update(read_attributes(connection, session, real, (date,), deadline))

@@ -30,7 +30,7 @@ def find(
     found = []
     with housekeeping(connection, deadline, reads=True) as session:
         for real in search(connection, session, record_search(record_label(identity)), deadline):
-            value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+            value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE)
             if not value:
                 continue
             try:

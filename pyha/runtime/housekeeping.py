@@ -127,11 +127,16 @@ def _expect(rv: int) -> None:
     raise SearchFailed(rv)
 
 
+class Unread(SearchFailed):
+    """A member did not show an object, and did not say either that it has none under this handle."""
+
+
 def read_attributes(
-    connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float
+    connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float, sure: bool = False
 ) -> dict[int, bytes]:
     """The attributes that the object has and shows, of those wanted; values of any length, none where the object cannot
-    be read. Raises MemberLost, and SearchFailed where it is the session or the login that is missing."""
+    be read. `sure`: none only where it is not there. Raises MemberLost, SearchFailed where it is the session or the
+    login that is missing, Unread (`sure` only)."""
     query = tuple(Query(attribute, _ROOM) for attribute in wanted)
     logins = connection.logins
     rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
@@ -151,6 +156,8 @@ def read_attributes(
         expect_login(connection, session, deadline)
         if connection.logins != logins:
             raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+        if sure and judgement is not Verdict.HANDLE_STALE:
+            raise Unread(rv)
         return {}
     return {
         found.type: bytes(found.value or b"")

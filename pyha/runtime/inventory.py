@@ -1,6 +1,7 @@
 """Reading what a logged-in member holds: the inventory that a resync is planned from.
 
-Reads attributes only, and never the value of a key. What cannot be read is counted, so that nobody takes it for absent.
+Reads attributes only, and never the value of a key. What cannot be read is read again when all else was, and then
+counted, so that nobody takes it for absent: it may be a tombstone, without which what was deleted comes back.
 The time is that of one search and one or two calls an object, whatever there is.
 
 Source: SEMANTICS.md section 5; REPLICATION.md (cost).
@@ -21,7 +22,7 @@ from pyha.ha.tombstones import Tombstone, believable, is_tombstone_label
 from pyha.ha.tombstones import decode as decode_tombstone
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import SearchFailed, Unread, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 
 _NO_OBJECTS = (ck.CKO_HW_FEATURE, ck.CKO_MECHANISM)
@@ -35,34 +36,55 @@ def read_inventory(group: GroupRuntime, connection: Connection) -> tuple[Invento
     """What a member holds, and the handles of all of it. Raises MemberLost, SessionRefused, SearchFailed (also where
     its login was lost meanwhile: it may have shown less than it has)."""
     logins = connection.logins
-    shown: list[tuple[int, dict[int, bytes], bytes | None]] = []
-    records: list[HeldRecord] = []
-    tombstones: list[HeldTombstone] = []
+    read = _Read(group, connection)
     unread = 0
     with housekeeping(connection, group.deadline(), reads=True) as session:
         reals = search(connection, session, TOKEN_OBJECTS, group.deadline(), ck.CKU_USER)
-        for real in reals:
-            deadline = group.deadline()
-            attributes = read_attributes(connection, session, real, (*READ, *COMPARED), deadline)
-            if not attributes:
+        later = [real for real in reals if not read.one(session, real)]
+        for real in later:
+            if not read.one(session, real):
                 unread += 1
-            elif is_record(attributes):
-                record = _record(group, connection, session, real, attributes, deadline)
-                if isinstance(record, Tombstone):
-                    tombstones.append(HeldTombstone(real, record))
-                elif record is not None:
-                    records.append(HeldRecord(real, attributes.get(ck.CKA_LABEL, b""), record))
-            elif is_replicated(attributes):
-                hashed = hash_of_value(connection, session, real, attributes, deadline)
-                shown.append((real, attributes, hashed))
+                log.log("warning", f"member {connection.name}: an object cannot be read, and may be any")
     if connection.logged_in != ck.CKU_USER or connection.logins != logins:
         raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
-    identities = with_twins([(attributes, hashed) for _, attributes, hashed in shown])
+    identities = with_twins([(attributes, hashed) for _, attributes, hashed in read.shown])
     objects = tuple(
         Held(real, identity, tuple((kind, attributes[kind]) for kind in COMPARED if kind in attributes))
-        for (real, attributes, _), identity in zip(shown, identities, strict=True)
+        for (real, attributes, _), identity in zip(read.shown, identities, strict=True)
     )
-    return Inventory(objects, tuple(records), tuple(tombstones), unread), frozenset(reals)
+    return Inventory(objects, tuple(read.records), tuple(read.tombstones), unread), frozenset(reals)
+
+
+class _Read:
+    """What has been read of one member so far."""
+
+    def __init__(self, group: GroupRuntime, connection: Connection) -> None:
+        self.shown: list[tuple[int, dict[int, bytes], bytes | None]] = []
+        self.records: list[HeldRecord] = []
+        self.tombstones: list[HeldTombstone] = []
+        self._group = group
+        self._connection = connection
+
+    def one(self, session: int, real: int) -> bool:
+        """Whether this object could be read, or is gone. Raises MemberLost, SearchFailed."""
+        try:
+            self._read(session, real)
+        except Unread:
+            return False
+        return True
+
+    def _read(self, session: int, real: int) -> None:
+        connection, deadline = self._connection, self._group.deadline()
+        attributes = read_attributes(connection, session, real, (*READ, *COMPARED), deadline, sure=True)
+        if is_record(attributes):
+            record = _record(self._group, connection, session, real, attributes, deadline)
+            if isinstance(record, Tombstone):
+                self.tombstones.append(HeldTombstone(real, record))
+            elif record is not None:
+                self.records.append(HeldRecord(real, attributes.get(ck.CKA_LABEL, b""), record))
+        elif attributes and is_replicated(attributes):
+            hashed = hash_of_value(connection, session, real, attributes, deadline)
+            self.shown.append((real, attributes, hashed))
 
 
 def identities(connection: Connection, deadline: float) -> list[Identity]:
@@ -99,14 +121,14 @@ def hash_of_value(
         valued = number(attributes.get(ck.CKA_KEY_TYPE)) in _VALUED_KEYS
     if not valued:
         return None
-    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE)
     return sha256(value).digest() if value else None
 
 
 def identity_at(connection: Connection, session: int, real: int, deadline: float) -> Identity | None:
     """What is at this handle now, but for its twin, which would cost a search; None for nothing. Raises MemberLost,
     SearchFailed."""
-    attributes = read_attributes(connection, session, real, READ, deadline)
+    attributes = read_attributes(connection, session, real, READ, deadline, sure=True)
     if not attributes or not is_replicated(attributes):
         return None
     return identity_of(attributes, hash_of_value(connection, session, real, attributes, deadline))
@@ -120,7 +142,7 @@ def _record(
     attributes: Mapping[int, bytes],
     deadline: float,
 ) -> EscrowRecord | Tombstone | None:
-    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE, b"")
+    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
     record: EscrowRecord | Tombstone
     try:
         if is_tombstone_label(attributes.get(ck.CKA_LABEL, b"")):

@@ -117,12 +117,14 @@ def _fetched(group: GroupRuntime, members: Sequence[Place], change: Change) -> T
 
     def attempt(deadline: float) -> tuple[int, dict[int, bytes]]:
         with housekeeping(connection, deadline) as session:
-            return ck.CKR_OK, read_attributes(connection, session, real, change.fetched, deadline)
+            return ck.CKR_OK, read_attributes(connection, session, real, change.fetched, deadline, sure=True)
 
     try:
         found = step(group, *place, "C_GetAttributeValue", attempt)[1] or {}
     except MemberLost as loss:
         raise SourceLost(str(loss)) from None
+    if found.keys() != set(change.fetched):
+        raise Refusal(ck.CKR_OBJECT_HANDLE_INVALID, "what it is to become is gone meanwhile")
     return tuple(Attribute(kind, value) for kind, value in found.items())
 
 

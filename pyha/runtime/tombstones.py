@@ -46,10 +46,10 @@ def _found(
     wanted = record_search(None if of is None else tombstone_label(of))
     for real in search(connection, session, wanted, deadline):
         # The label first: among all records most are escrow records, with values of kilobytes.
-        told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline)
+        told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline, sure=True)
         if not is_tombstone_label(told.get(ck.CKA_LABEL, b"")):
             continue
-        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE, b"")
+        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
         try:
             tombstone = decode(value)
         except RecordDamaged as damage:

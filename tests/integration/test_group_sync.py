@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from pyha.cli.main import main
 from pyha.cli.progress import bar
 from pyha.cryptoki import constants as ck
 from tests.application import Application
+from tests.chaos import behind_chaos
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, P256, STAYS
 from tests.integration.test_resync import DATA, contents, labels
@@ -173,3 +175,28 @@ def test_a_wrong_pin_costs_one_try_on_one_token(sync: Sync, monkeypatch: pytest.
 def test_the_progress_line_fits_its_terminal() -> None:
     assert bar(1, 4, "copy", 80) == "[######                  ] 1/4 copy"
     assert len(bar(10, 10, "x" * 200, 79)) == 79
+
+
+def test_an_answer_that_fails_changes_no_plan(sync: Sync, tmp_path: Path) -> None:
+    """Whichever it is: a tombstone, or anything else, that could not be read once is not taken for absent."""
+    made = sync.made
+    with made.application() as app:
+        app.create({**DATA, ck.CKA_LABEL: b"it", ck.CKA_VALUE: b"value"})
+        app.create({**DATA, ck.CKA_LABEL: b"stays", ck.CKA_VALUE: b"value"})
+    made.only(0)
+    with made.application() as app:
+        app.destroy(app.find({ck.CKA_LABEL: b"it"})[0])
+    plan = behind_chaos(made, tmp_path)[0]
+    made.only(0, 1, 2)
+    plan.set("C_GetAttributeValue every=1 -> delay 0")
+    right = json.loads(sync("--dry-run", "--json")[1])["steps"]
+    assert [step["action"] for step in right] == ["delete", "delete", "clear"]
+    calls = plan.count("C_GetAttributeValue every=1 -> delay 0")
+    compared = 0
+    for nth in range(1, calls + 1):
+        plan.set(f"C_GetAttributeValue nth={nth} -> answer CKR_FUNCTION_FAILED")
+        status, printed, _ = sync("--dry-run", "--json")
+        if status == 1 and not json.loads(printed)["not-compared"]:
+            assert json.loads(printed)["steps"] == right
+            compared += 1
+    assert compared > 2

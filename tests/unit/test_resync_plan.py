@@ -5,7 +5,8 @@ import pytest
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Attribute
 from pyha.ha.identity import Identity
-from pyha.ha.inventory import Settings
+from pyha.ha.inventory import Held, Inventory, Settings, Side
+from pyha.ha.resync import plan
 from pyha.ha.steps import Change, Clear, Conflict, Copy, Delete, Plan, Write
 from pyha.ha.telling import action, conflict_line, conflicts_for_log, line
 from pyha.ha.tombstones import Tombstone
@@ -442,3 +443,12 @@ def test_only_one_member() -> None:
     assert isinstance(made.steps[0], Copy)
     assert Conflict not in map(type, made.conflicts)
     assert not [step for step in made.steps if isinstance(step, Delete)]
+
+
+def test_nothing_is_copied_to_a_member_of_which_something_could_not_be_read() -> None:
+    """It may be the object itself, or its tombstone."""
+    inventories = [Inventory(unread=1), Inventory((Held(1, secret(b"k", b"123"), LEAVES),))]
+    made = plan([Side(name, name, each) for name, each in zip("ab", inventories, strict=True)], frozenset("ab"))
+    assert made.steps == ()
+    (conflict,) = made.conflicts
+    assert (conflict.member, conflict.bars, conflict.pinnable) == (0, True, True)
