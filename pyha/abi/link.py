@@ -93,9 +93,18 @@ class Link(Protocol):
         """Calls in flight raise LinkDead, and the helper ends once its module has returned from them; at the deadline
         it is killed. Returns when it is gone. To be closed afterwards."""
 
-    def close(self, at_once: bool = True) -> None:
+    def alone(self, deadline: float) -> Arena | None:
+        """Takes every place, so that nobody calls any more, and waits for the calls that are out: an arena for what
+        nobody else may be inside of. None where some have not returned by the deadline, or the link has ended.
+        `share` ends it, or `close`."""
+
+    def share(self) -> None:
+        """Calls may be made again."""
+
+    def close(self, at_once: bool = True) -> bool:
         """Calls in flight raise LinkDead, and the helper is killed; or (not `at_once`) it ends when its module has
-        returned from them, and at the latest after some seconds. Never waits; may be called again."""
+        returned from them, and at the latest after some seconds. Never waits; may be called again. Whether a module in
+        this process may still be inside of one."""
 
 
 class _Waiter:
@@ -120,8 +129,9 @@ class _Link:
         self._idle: list[Arena] = []
         self._lock = threading.Lock()  # for what follows; not needed while an arena is idle
         self._waiting: deque[_Waiter] = deque()
-        self._places = max_in_flight
+        self._places = self._most = max_in_flight
         self._made = 0
+        self._taken: list[Arena] = []
         self._spare: list[Any] = []
 
     @property
@@ -170,12 +180,35 @@ class _Link:
     def dismiss(self, deadline: float) -> None:
         lib.pyha_link_dismiss(self._handle, deadline)
 
-    def close(self, at_once: bool = True) -> None:
-        self._closed = True
-        if lib.pyha_link_close(self._handle, at_once):  # else: a forked child, where nobody would ever release our lock
-            self._serve()
-            self._idle.clear()
-            self._spare.clear()
+    def alone(self, deadline: float) -> Arena | None:
+        with self._lock:
+            self._places = 0
+        try:
+            # Whoever came before us goes before us.
+            while len(self._taken) < self._made:
+                self._taken.append(self._lease(deadline))
+        except (LinkDead, LinkLate):
+            return None
+        return self._taken[0] if self._taken else None
+
+    def share(self) -> None:
+        with self._lock:
+            self._places = self._most
+            self._idle += self._taken
+            self._taken.clear()
+        self._serve()
+
+    def close(self, at_once: bool = True) -> bool:
+        again, self._closed = self._closed, True
+        if not lib.pyha_link_close(self._handle, at_once):
+            return False  # a forked child, where nobody would ever release our lock
+        # Who takes an arena from now on finds that the link has ended.
+        out = not again and self._made > len(self._idle) + len(self._taken)
+        self._serve()
+        self._idle.clear()
+        self._taken.clear()
+        self._spare.clear()
+        return out
 
     def _ended(self, outcome: int) -> LinkDead | LinkLate | MemoryError:
         if outcome == lib.PYHA_LATE:

@@ -28,6 +28,7 @@ from pyha.runtime.resident import Resident
 
 Clock = Callable[[], float]
 
+_FINALIZE = BY_NAME["C_Finalize"].index
 _TRIES = 5
 _INFO_TRIES = 20  # a second: where many processes log in at once, more than half of the answers are errors
 _PAUSES = (0.005, 0.01, 0.02, 0.05)
@@ -125,17 +126,29 @@ class Connection:
             self._resident.users += 1
             self._entered = True
 
-    def _leave(self, deadline: float | None) -> None:
-        """With a deadline the last one finalizes the module."""
+    def _leave(self, out: bool) -> None:
+        """The module is not finalized. `out`: a call may still be inside."""
         with self._resident.lock:
-            if not self._entered:
-                return
-            self._entered = False
-            self._resident.users -= 1
-            if deadline is not None and not self._resident.users and self._resident.ours:
+            if out:
                 self._resident.ours = False
-                with contextlib.suppress(MemberLost, MemberBusy):
-                    self.call("C_Finalize", deadline, 0)
+            if self._entered:
+                self._entered = False
+                self._resident.users -= 1
+
+    def _finalize(self, link: Link, deadline: float) -> bool:
+        """The last one finalizes the module, under nobody's call: the monitor may be inside as well, and most modules
+        do not live through that. False: somebody was inside until the deadline. The caller holds the module's lock;
+        afterwards the link is its own."""
+        arena = link.alone(deadline)
+        if arena is None:
+            return False
+        self._leave(out=False)
+        if self._resident.ours and not self._resident.users:
+            self._resident.ours = False
+            arena.words[0] = 0
+            with contextlib.suppress(LinkDead, LinkLate):
+                link.invoke(arena, _FINALIZE, deadline)
+        return True
 
     def _find_token(self, deadline: float) -> None:
         # SoftHSM rewrites its token file at every login of any process: for a moment the token is not there.
@@ -154,9 +167,14 @@ class Connection:
     def _initialize_anew(self, deadline: float) -> bool:
         """Finalize and initialise the module, where nobody else uses it: it reads its tokens again. False: not done."""
         with self._resident.lock:
-            if not self._resident.ours or self._resident.users != 1:
+            link = self._link
+            if link is None or not self._resident.ours or self._resident.users != 1:
                 return False
-            self._leave(deadline)
+            try:
+                if not self._finalize(link, deadline):
+                    return False
+            finally:
+                link.share()
             self._initialize(deadline)
         return True
 
@@ -183,8 +201,7 @@ class Connection:
         link = self._link
         if link is not None:
             self._link = None
-            link.close(at_once=hangs)
-            self._leave(None)
+            self._leave(link.close(at_once=hangs))
 
     def finish(self, deadline: float) -> None:
         """End the connection at C_Finalize or by the operator's word: the module may finalize, and return from what it
@@ -192,7 +209,9 @@ class Connection:
         link = self._link
         if link is not None and link.alive:
             self._finishing = True
-            self._leave(deadline)
+            with self._resident.lock:
+                if self._entered and not self._finalize(link, deadline):
+                    self._leave(out=True)
         self.abandon(deadline)
 
     def abandon(self, deadline: float) -> None:
@@ -201,8 +220,7 @@ class Connection:
         if link is not None:
             self._link = None
             link.dismiss(deadline)
-            link.close()
-            self._leave(None)
+            self._leave(link.close())
 
     # -- one call -----------------------------------------------------------------------------------------------
 

@@ -15,7 +15,8 @@ from pyha.abi.native import lib
 class Resident:
     """One module. `lock`: held during its C_Initialize and C_Finalize, two of which at once crash some modules; there
     is no deadline in this process, so nobody waits longer for it than for the module. `users`: connections that rely on
-    it. `ours`: we initialised it, so we finalize it."""
+    it. `ours`: we initialised it, so we finalize it - unless a connection was left while a call was inside: it may be
+    there still, and a module that is finalized under a call may end the application."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

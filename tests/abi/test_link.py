@@ -3,12 +3,13 @@
 import hashlib
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pyha.abi.link import Link, LinkDead, LinkFailed, open_local, open_process
+from pyha.abi.link import Link, LinkDead, LinkFailed, LinkLate, open_local, open_process
 from pyha.abi.native import ffi
 from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED, CKR_SESSION_HANDLE_INVALID
 from pyha.cryptoki.functions import BY_NAME
@@ -114,6 +115,31 @@ def test_sixty_four_threads_at_once_and_a_thousand_waiting(calls: SoftHSMCalls) 
     finally:
         threading.stack_size(before)
     assert len({future.result() for future in running}) == 1064
+
+
+def test_alone_is_who_waits_for_the_calls_that_are_out_and_lets_no_other_in(link: Link) -> None:
+    out = link.arena(16, soon())
+    assert link.alone(time.monotonic()) is None, "a call is out"
+    alone = start(link.alone, soon())
+    with pytest.raises(LinkLate):
+        link.arena(16, time.monotonic())
+    link.release(out, 16)
+    assert alone.result() is not None
+    with pytest.raises(LinkLate):
+        link.arena(16, time.monotonic())
+    link.share()
+    out = link.arena(16, soon())
+    assert link.close(), "a call may be inside"
+    link.release(out, 16)
+    assert not link.close()
+
+
+def test_who_is_alone_closes_a_link_that_nobody_is_inside_of(link: Link) -> None:
+    link.release(link.arena(16, soon()), 16)
+    assert link.alone(soon()) is not None
+    waiting = start(link.arena, 16, soon())
+    assert not link.close()
+    assert isinstance(waiting.exception(), LinkDead)
 
 
 def test_closed_is_closed(link: Link) -> None:

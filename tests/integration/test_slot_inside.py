@@ -11,6 +11,7 @@ import pytest
 
 from pyha.cli import config_write
 from pyha.cryptoki import constants as ck
+from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from tests.client import aes_key, client, ec_pair, helpers
 from tests.integration.conftest import TestGroup
@@ -63,6 +64,31 @@ def test_initialised_anew_as_often_as_the_application_likes(made: TestGroup) -> 
             assert app.random(session)[0] == OK
             assert app.state(session)[1] == ck.CKS_RW_USER_FUNCTIONS
             assert app.finalize() == OK
+
+
+def test_finalized_while_the_monitor_is_inside(group: Group) -> None:
+    """After a login it compares the members; SoftHSM does not live through a C_Finalize under that."""
+    made = group(label="inside", isolation="none", members=2, recovery=RecoverySettings(RecoveryMode.BACKGROUND))
+    with client(made.module, environment(made)) as app:
+        session = app.logged_in(app.slot_of("inside"))
+        for number in range(12):
+            ec_pair(app, session, b"ec %d" % number)
+    probe = """
+import random, sys, time
+sys.path.insert(0, sys.argv[1])
+from tests.client import Client
+app = Client(sys.argv[2])
+for _ in range(50):
+    assert app.initialize() == 0
+    assert app.random(app.logged_in(app.slot_of("inside")))[0] == 0
+    time.sleep(random.random() * 0.1)  # anywhere in its work
+    assert app.finalize() == 0
+"""
+    arguments = [sys.executable, "-c", probe, os.getcwd(), made.module]
+    done = subprocess.run(
+        arguments, env={**os.environ, **environment(made)}, capture_output=True, text=True, timeout=100
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_module_that_the_application_initialised_itself_stays_initialised(made: TestGroup) -> None:
