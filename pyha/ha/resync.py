@@ -66,7 +66,8 @@ def plan(sides: Sequence[Side], configured: frozenset[str], only: int | None = N
             _change(item, each, changes, conflicts)
         for member in range(len(sides)):
             if member not in each.slot.items:
-                _copy(member, each, copies, conflicts)
+                alone = all(other in each.slot.items for other in range(len(sides)) if other != member)
+                _copy(member, each, alone, copies, conflicts)
     unread = frozenset(member for member, side in enumerate(sides) if side.inventory.unread)
     conflicts += [_hidden(copy) for copy in copies if copy.member in unread]
     copies = [copy for copy in copies if copy.member not in unread]
@@ -148,8 +149,9 @@ def unmendable_value(item: Item, fetched: tuple[int, ...], origin: tuple[int, in
     return (bool(fetched) and origin is None) or unmendable(item)
 
 
-def _copy(member: int, kept: Kept, copies: list[Copy], conflicts: list[Conflict]) -> None:
-    """Bring one object to a member that has none."""
+def _copy(member: int, kept: Kept, alone: bool, copies: list[Copy], conflicts: list[Conflict]) -> None:
+    """Bring one object to a member that has none. `alone`: all others have it. Where another one lacks it as well, and
+    serves, nothing is gained by keeping this one out."""
     slot, identity = kept.slot, kept.slot.identity
     source = next((slot.items[each] for each in sorted(slot.items) if not slot.items[each].stuck), None)
     if source is None:
@@ -157,7 +159,7 @@ def _copy(member: int, kept: Kept, copies: list[Copy], conflicts: list[Conflict]
     obstacle = _obstacle(kept)
     if obstacle is not None:
         is_key = identity.object_class in KEY_CLASSES
-        conflicts.append(Conflict(member, identity, obstacle, bars=True, pinnable=is_key))
+        conflicts.append(Conflict(member, identity, obstacle, bars=alone, pinnable=is_key))
         return
     record = kept.record if not _can_be_wrapped(kept) else None
     copies.append(Copy(member, source.member, source.held.real, identity, kept.settings, record))

@@ -33,9 +33,12 @@ INVALID_HANDLE: dict[Kind, int] = {
 """Which arguments are object handles, and the CK_RV for one that nobody knows."""
 
 
-def read_identity(connection: Connection, session: int, real: int, deadline: float) -> Identity | None:
-    """The identity of a real object, None where it cannot be read (half-built, or just deleted). Raises MemberLost."""
-    attributes = read_attributes(connection, session, real, READ, deadline)
+def read_identity(
+    connection: Connection, session: int, real: int, deadline: float, sure: bool = False
+) -> Identity | None:
+    """The identity of a real object, None where it cannot be read (half-built, or just deleted; `sure`: only where it
+    is not there). Raises MemberLost, SearchFailed, Unread (`sure` only)."""
+    attributes = read_attributes(connection, session, real, READ, deadline, sure)
     if not attributes:
         return None
     hashed = value_hash(connection, session, real, attributes, deadline)
@@ -88,18 +91,21 @@ def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, 
 
 
 def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
-    """Whether this member has at most one object that could be this one. Raises as `bind` does."""
+    """Whether this member has at most one object that could be this one. Raises as `bind` does, and Unread: what could
+    not be read may be the one that is to be deleted."""
     if entry.session is not None or entry.handle in connection.bound:
         return True
-    return len(_same(connection, entry, deadline)) <= 1
+    return len(_same(connection, entry, deadline, sure=True)) <= 1
 
 
-def _same(connection: Connection, entry: Entry, deadline: float, user: int | None = None) -> list[int]:
+def _same(
+    connection: Connection, entry: Entry, deadline: float, user: int | None = None, sure: bool = False
+) -> list[int]:
     """Real handles of what this object can be on this member: one at most, unless they cannot be told apart."""
-    like = _like(connection, entry, deadline, user)
-    sure = [real for real, found in like if entry.identity.surely(found)]
-    if sure:
-        return sure[:1]  # of several that hold the very same key or value it makes no difference which
+    like = _like(connection, entry, deadline, user, sure)
+    certain = [real for real, found in like if entry.identity.surely(found)]
+    if certain:
+        return certain[:1]  # of several that hold the very same key or value it makes no difference which
     reals = [real for real, _ in like]
     proof = _proof(entry.identity)
     if proof is None or not reals:
@@ -108,10 +114,12 @@ def _same(connection: Connection, entry: Entry, deadline: float, user: int | Non
     return [real for real in reals if proved[real]][:1] or [real for real in reals if proved[real] is None]
 
 
-def _like(connection: Connection, entry: Entry, deadline: float, user: int | None) -> list[tuple[int, Identity]]:
+def _like(
+    connection: Connection, entry: Entry, deadline: float, user: int | None, sure: bool
+) -> list[tuple[int, Identity]]:
     with housekeeping(connection, deadline, reads=True) as session:
         identities = [
-            (candidate, read_identity(connection, session, candidate, deadline))
+            (candidate, read_identity(connection, session, candidate, deadline, sure))
             for candidate in search(connection, session, entry.identity.search(), deadline, user)
             if connection.known.get(candidate, entry.handle) == entry.handle
         ]

@@ -196,21 +196,24 @@ def test_an_application_that_starts_finds_out_and_mends_it(group: Group) -> None
     assert labels(third) == [b"new"]
 
 
-@pytest.mark.parametrize("unreplicable", ["refuse", "pin"])
-def test_a_key_that_cannot_be_brought_keeps_it_out_unless_keys_may_be_pinned(group: Group, unreplicable: str) -> None:
+@pytest.mark.parametrize(
+    ("unreplicable", "holders", "serves"), [("refuse", 2, False), ("pin", 2, True), ("refuse", 1, True)]
+)
+def test_a_key_that_cannot_be_brought_keeps_out_only_who_would_be_alone_without_it(
+    group: Group, unreplicable: str, holders: int, serves: bool
+) -> None:
     made = recovering(group, unreplicable=unreplicable)
-    with made.member(0) as plain:
-        # Made by the vendor's tools: nobody has a record of it.
-        plain.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_LABEL: b"foreign", ck.CKA_VALUE_LEN: 32})
+    foreign = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_LABEL: b"foreign"}
+    for holder in range(holders):
+        with made.member(holder) as plain:
+            # Made by the vendor's tools: nobody has a record of it.
+            plain.create({**foreign, **STAYS, ck.CKA_VALUE: bytes(range(32))})
     made.only(0, 1)
     with made.application() as app:
         app.create({**DATA, ck.CKA_LABEL: b"made", ck.CKA_VALUE: b"1"})
         made.only(0, 1, 2)
         name = made.tokens[2].label
-        if unreplicable == "refuse":
-            until(made, f"member {name} stays out: its objects differ")
-            assert 'secret key "foreign"' in made.logged()
-        else:
-            until(made, f"member {name} returned")
+        until(made, f"member {name} returned" if serves else f"member {name} stays out: its objects differ")
+        until(made, 'secret key "foreign"')
     first, _, third = map(labels, contents(made))
     assert (first, third) == ([b"foreign", b"made"], [b"made"])

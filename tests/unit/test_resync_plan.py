@@ -94,6 +94,13 @@ def test_what_cannot_be_copied_is_named_and_bars(identity: Identity, settings: S
     assert conflict.pinnable == (identity.object_class in (ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY))
 
 
+def test_nobody_is_kept_out_for_a_key_that_another_serving_member_lacks_too() -> None:
+    tokens = [Token(), Token(), Token()]
+    tokens[0].add(rsa(b"k"), STAYS)
+    made = planned(tokens)
+    assert [(conflict.member, conflict.bars) for conflict in made.conflicts] == [(1, False), (2, False)]
+
+
 def test_what_all_have_needs_nothing() -> None:
     tokens = [Token(), Token(), Token()]
     for token in tokens:
