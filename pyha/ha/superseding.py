@@ -73,10 +73,14 @@ class Applied:
                 index.setdefault(name_of(item.identity), []).append(item)
             self._by_name.append(index)
         self._by_was: dict[Name, list[Grave]] = {}
+        by_now: dict[Name, list[Grave]] = {}
         for grave in graves:
             self._by_was.setdefault(name_of(grave.tombstone.was), []).append(grave)
+            by_now.setdefault(name_of(grave.tombstone.filed_under), []).append(grave)
         for grave in graves:
-            later = [other for other in self._by_was[name_of(grave.tombstone.was)] if _follows(other, grave)]
+            name = name_of(grave.tombstone.was)
+            later = [other for other in self._by_was[name] if _follows(other, grave)]
+            later += [other for other in by_now.get(name, ()) if _takes_the_name(other, grave)]
             for member, side in enumerate(sides):
                 # A later one of its own: it has been through all this while it was alone.
                 own = any(side.recorded_as not in other.pending for other in later)
@@ -86,7 +90,7 @@ class Applied:
     def _apply(self, member: int, grave: Grave) -> None:
         if grave.tombstone.now is None:
             self._delete(member, grave)
-        else:
+        elif not grave.tombstone.of_making:
             self._change(member, grave, grave.tombstone.now)
 
     def _like(self, member: int, identity: Identity) -> list[Item]:
@@ -167,6 +171,11 @@ class Applied:
 
 def _follows(other: Grave, grave: Grave) -> bool:
     return other.tombstone.made > grave.tombstone.made and other.tombstone.was.same(grave.tombstone.was)
+
+
+def _takes_the_name(other: Grave, grave: Grave) -> bool:
+    now = other.tombstone.now
+    return other.tombstone.made > grave.tombstone.made and now is not None and now.same(grave.tombstone.was)
 
 
 def _equal(there: Iterable[Item], items: Iterable[Item]) -> bool:

@@ -46,6 +46,11 @@ class Tombstone:
         """What the object was called last: by this name its next change finds this one."""
         return self.now if self.now is not None else self.was
 
+    @property
+    def of_making(self) -> bool:
+        """Whether it says of an object only that it was made: an earlier one of the same name is another's."""
+        return self.now == self.was and not self.changes
+
     def is_copy_of(self, other: "Tombstone") -> bool:
         """Whether both, read on two members, are the same one; which members have applied it may differ."""
         return replace(self, pending=other.pending) == other
@@ -109,6 +114,8 @@ def laid_upon(new: Tombstone, found: Iterable[Tombstone]) -> tuple[Tombstone, tu
     if not earlier:
         return new, ()
     new = replace(new, made=max(new.made, earlier[-1].made + 1))
+    if new.of_making:
+        return new, ()
     if new.now is None:
         gone = tuple(each for each in earlier if _says_less(each, new))
         deleted = sum(each.count for each in gone if each.now is None)

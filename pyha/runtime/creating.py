@@ -187,6 +187,8 @@ def _on_one(
             if identity is None:
                 raise Disturbed(ck.CKR_DEVICE_ERROR, "the new object cannot be read")
             own = not identity.token
+            if not own and not group.raw:
+                creation.made(identity)
             entry = group.objects.made(
                 identity,
                 [(call.connection, real)],
@@ -241,6 +243,7 @@ def _repeat(
         identity = identity_of_made(group, made)
         if record is not None:
             record.write(group, identity, placed)
+        creation.made(identity)
         entry = group.objects.made(identity, made)
         if copied is not None:
             entry.value_length = copied.entry.value_length

@@ -26,6 +26,7 @@ class Creation:
         self.placed = Placed()
         self._group = group
         self._what = what
+        self._marks: list[Missed] = []
         self._in = {index: each.generation for index, each in enumerate(group.connections) if each is not None}
 
     def lost(self) -> frozenset[str]:
@@ -38,8 +39,22 @@ class Creation:
             if (connection := now[index]) is None or connection.generation != generation
         )
 
+    def made(self, identity: Identity) -> None:
+        """The token object is there. A member that is away may hold a tombstone of an earlier one like it, which names
+        members that are in now: so it is written down for it that this is a new one. Where such a tombstone is seen it
+        does no harm, because those that hold it hold the new one too. Raises Refusal, NobodyLeft."""
+        if not self._group.missing():
+            return
+        mark = Missed(self._group, identity, identity, (), self._group.missing)
+        if mark.is_told():
+            return
+        self._marks.append(mark)
+        mark.cover()
+
     def take_back(self) -> None:
         """Nothing of it stays, on no member. Raises nothing."""
+        for mark in self._marks:
+            mark.take_back()
         identities = self._identities()
         missed = [Missed(self._group, each, None, (), self.lost) for each in identities]
         for each in missed:

@@ -60,6 +60,15 @@ class Missed:
             what = "what was deleted may come back" if self._now is None else "a change may be lost"
             log.log("error", f'group "{label}": no tombstone for {who}, {what}: {refusal}')
 
+    def is_told(self) -> bool:
+        """Whether a tombstone that is seen speaks of an earlier object like this one, on a member that is in. Raises
+        Refusal, NobodyLeft."""
+        if self._earlier is None:
+            self._earlier = united(self._found())
+        settings = self._group.settings.members
+        inside = {settings[index].recorded_as for index, _ in self._group.present()}
+        return any(each.pending & inside and each.was.same(self._was) for each in self._earlier)
+
     def settle(self) -> None:
         """The call is over: what the tombstone takes the place of goes. Raises nothing but NobodyLeft."""
         if not self._gone:

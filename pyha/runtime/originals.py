@@ -264,12 +264,15 @@ def _publish_all(
                 assert prepared.proof is not None
                 assert prepared.key is not None
                 made = publish(group, prepared.wrapped, prepared.proof, prepared.key, placed)
+                creation.made(prepared.key)
                 entry = group.objects.made(prepared.key, made)
                 entry.value_length = prepared.wrapped.value_length
             else:
                 template = created_template(part.asked, prepared.shown[part.result], token=True)
                 made = create_everywhere(group, template, placed)
-                entry = group.objects.made(identity_of_made(group, made), made)
+                identity = identity_of_made(group, made)
+                creation.made(identity)
+                entry = group.objects.made(identity, made)
             placed.unbind_forgotten(group, entry.handle)
             answer[part.result] = entry.handle
     except BaseException:
@@ -387,6 +390,7 @@ def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Pa
     creation = Creation(group, "C_CopyObject")
     try:
         made = publish(group, replace(kept.wrapped, template=template), kept.proof, identity, creation.placed)
+        creation.made(identity)
     except BaseException:
         creation.take_back()
         raise

@@ -146,8 +146,8 @@ def test_made_and_deleted_again(it: Scene) -> None:
     for _ in range(2):
         it.app.destroy(found(it.app))
         it.app.create(CERTIFICATE)
-    (only,) = alike(it, 0, 1)
-    assert (only.now, only.count) == (None, 2)
+    deletion, making = alike(it, 0, 1)
+    assert (deletion.now, deletion.count, making.of_making) == (None, 2, True)
     # The one that was made again is where it belongs.
     assert [len(member.find({ck.CKA_LABEL: b"it"})) for member in it.members] == [1, 1, 0]
 
@@ -219,7 +219,8 @@ def test_it_is_there_before_anything_is_deleted(group: Group, tmp_path: Path) ->
         deleting.start()
         try:
             plans[0].wait_for("C_DestroyObject")
-            assert len(alike(it, 0, 1)) == 1
+            making, deletion = alike(it, 0, 1)
+            assert (making.of_making, deletion.now) == (True, None)
             assert [len(member.find({ck.CKA_LABEL: b"it"})) for member in it.members[:2]] == [1, 1]
         finally:
             plans[0].release()
@@ -246,8 +247,9 @@ def test_who_is_lost_besides_is_added(group: Group, tmp_path: Path) -> None:
         key = aes(it.app)
         plans[1].set("C_SetAttributeValue nth=1 -> crash")
         it.app.set(key, {ck.CKA_DERIVE: True})
-        (only,) = alike(it, 0)
-        assert only.pending == {serial(it.group, 1), serial(it.group, 2)}
+        making, change = alike(it, 0)
+        assert (making.of_making, making.pending) == (True, {serial(it.group, 2)})
+        assert change.pending == {serial(it.group, 1), serial(it.group, 2)}
 
 
 def test_a_call_that_ends_helpers_is_not_given_to_more_than_two(group: Group, tmp_path: Path) -> None:

@@ -19,8 +19,9 @@ from tests.application import Answered, Application
 from tests.chaos import behind_chaos
 from tests.client import client
 from tests.integration.conftest import TestGroup
-from tests.integration.replication_tools import LEAVES, STAYS, scene
+from tests.integration.replication_tools import LEAVES, P256, STAYS, scene
 from tests.integration.test_recovery import AT_ONCE, until
+from tests.integration.test_resync import CERTIFICATE, DATA
 
 Group = Callable[..., TestGroup]
 LABEL = "applied"
@@ -91,6 +92,47 @@ def test_made_again_with_other_attributes(group: Group) -> None:
     assert held(made) == [1] * 3
     with scene(made) as it:
         assert it.alike(b"it", ck.CKA_DERIVE) == [b"\0"]
+
+
+def certificate(app: Application) -> int:
+    return app.create({**CERTIFICATE, ck.CKA_LABEL: b"it"})
+
+
+def unlike_others(app: Application) -> int:
+    """A key that must not leave, and that nothing tells from another of its name."""
+    public = {ck.CKA_TOKEN: False, ck.CKA_EC_PARAMS: P256}
+    return app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, ck.CKA_LABEL: b"it", ck.CKA_SIGN: True})[1]
+
+
+@pytest.mark.parametrize("make", [certificate, unlike_others])
+def test_what_is_made_where_nobody_knew_of_the_tombstone(group: Group, make: Callable[[Application], int]) -> None:
+    """A member misses an object and its deletion, and then serves alone: a new object is no old one."""
+    made = recovering(group)
+    made.only(0, 1)
+    with made.application() as app:
+        app.destroy(make(app))
+    made.only(2)
+    with made.application() as app:
+        key = make(app)
+        made.only(0, 1, 2)
+        returned(made, 0)
+        returned(made, 1)
+        assert app.find({ck.CKA_LABEL: b"it"}) == [key]
+    assert held(made) == [1] * 3
+
+
+def test_what_gets_the_name_where_nobody_knew_of_the_tombstone(group: Group) -> None:
+    made = recovering(group)
+    made.only(0, 1)
+    with made.application() as app:
+        app.destroy(app.create({**DATA, ck.CKA_LABEL: b"it", ck.CKA_VALUE: b"value"}))
+    made.only(2)
+    with made.application() as app:
+        app.set(app.create({**DATA, ck.CKA_LABEL: b"next", ck.CKA_VALUE: b"value"}), {ck.CKA_LABEL: b"it"})
+        made.only(0, 1, 2)
+        returned(made, 0)
+        returned(made, 1)
+    assert held(made) == [1] * 3
 
 
 def test_a_deletion_that_never_came(group: Group, tmp_path: Path) -> None:
