@@ -270,6 +270,13 @@ class Client:
         content = memory.raw[: length.value] if rv == ck.CKR_OK and room is not None else b""
         return rv, length.value, content
 
+    def in_place(self, name: str, session: int, data: bytes, room: int = ROOM) -> tuple[int, bytes]:
+        """A call whose output goes where its input is: CK_RV, the bytes."""
+        memory = ctypes.create_string_buffer(data, max(room, len(data)))
+        length = Word(room)
+        rv = self.call(f"C_{name}", session, memory, len(data), memory, ctypes.byref(length))
+        return rv, memory.raw[: length.value] if rv == ck.CKR_OK else b""
+
     def verify(self, session: int, data: bytes, signature: bytes) -> int:
         """C_Verify."""
         return self.call("C_Verify", session, data, len(data), signature, len(signature))

@@ -36,6 +36,7 @@ def operate(
         return ck.CKR_OPERATION_NOT_INITIALIZED, []
     asking = asks_size(values)
     call = OperationCall(group, session, function, values)
+    kept = None if starting or asking else _before_output(session, function, values)
     answered = False
     try:
         rv, results = run(group, call, serves=function.route is _FINISH and not asking)
@@ -45,13 +46,16 @@ def operate(
     finally:
         if not answered:
             drop(group, session)
+            _wipe(kept or [])
+    if rv != ck.CKR_OK:
+        _wipe(kept or [])
     if rv == ck.CKR_OK:
         if asking:
             return rv, results
         if function.route is _FINISH:
             _finish(group, session, function, clean=True)
         else:
-            _record(group, session, function, values, results)
+            _record(group, session, function, values, results, kept)
     elif not starting and rv not in ENDS_NO_OPERATION:
         _finish(group, session, function, clean=False)
     elif starting and not session.journals:
@@ -193,10 +197,37 @@ def _output_again(results: list[Any]) -> tuple[int, bytes] | None:
     return fingerprint(results[-1][1] or b"") if results and results[-1] is not None else None
 
 
+def _before_output(session: VirtualSession, function: Function, values: list[Any]) -> list[Any] | None:
+    """A part's input, copied before its output may be put in the same place (PKCS #11 sections 5.8 and 5.9 let an
+    application do so): what is there afterwards would be said to another member. None where nothing is written down,
+    or nothing is put out."""
+    assert function.operation is not None
+    replayable = session.journals[function.operation].replayable()
+    if function.route is _FINISH or type(values[-1]) is not Out or not replayable:
+        return None
+    kept = values.copy()
+    for position in _TO_COPY[function.index]:
+        if values[position] is not None and type(values[position]) is not Out:
+            kept[position] = bytearray(values[position])
+    return kept
+
+
+def _wipe(kept: list[Any]) -> None:
+    for value in kept:
+        if type(value) is bytearray:
+            value[:] = bytes(len(value))
+
+
 def _record(
-    group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any], results: list[Any]
+    group: GroupRuntime,
+    session: VirtualSession,
+    function: Function,
+    values: list[Any],
+    results: list[Any],
+    kept: list[Any] | None,
 ) -> None:
-    """Write a call that succeeded into its operation's journal."""
+    """Write a call that succeeded into its operation's journal. `kept`: the values with input that is copied already,
+    where it had to be."""
     assert function.operation is not None
     journal = session.journals.get(function.operation)
     if journal is None:
@@ -216,7 +247,7 @@ def _record(
             if value.parameter is not None:
                 own[position] = Mechanism(value.type, _own_parameter(value.parameter))
         elif value is not None:
-            own[position] = copy = bytearray(value)
+            own[position] = copy = bytearray(value) if kept is None else kept[position]
             size += len(copy)
     journal.add(function, own, size, output)
 
