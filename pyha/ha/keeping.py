@@ -53,6 +53,7 @@ class Records:
         for member, side in enumerate(sides):
             for held in side.inventory.records:
                 by_label.setdefault(held.label, {}).setdefault(member, []).append(held)
+        self._without = [key for key in keys if key.stays and record_label(key.slot.identity) not in by_label]
         named: dict[bytes, list[Kept]] = {}
         for key in keys:
             named.setdefault(record_label(key.slot.identity), []).append(key)
@@ -71,7 +72,7 @@ class Records:
         for record in left:
             fitting_keys = [key for key in keys if _fits(record, key.slot.identity)]
             if not fitting_keys:
-                if self._whole or self._is_dead(label, record):
+                if self._is_dead(label, record) or (self._whole and not self._may_be_of_a_renamed(record)):
                     dropped.append(record)
             elif _is_superseded(record, fitting_keys):
                 dropped.append(record)
@@ -88,6 +89,11 @@ class Records:
                     has[each.record] -= 1
                     orphan = each.record in orphans and not self._is_dead(label, each.record)
                     self.clears.append(Clear(member, each.real, label, each.record, orphan=orphan))
+
+    def _may_be_of_a_renamed(self, record: EscrowRecord) -> bool:
+        """Whether a key that must not leave, and has no record under its name, got that name from a vendor's tool:
+        nobody could write its record again."""
+        return any(_fits(record, key.slot.identity) for key in self._without)
 
     def _is_dead(self, label: bytes, record: EscrowRecord) -> bool:
         """Whether a tombstone says that its key is gone, or is called otherwise since."""

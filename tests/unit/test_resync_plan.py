@@ -6,6 +6,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Attribute
 from pyha.ha.identity import Identity
 from pyha.ha.inventory import Held, Inventory, Settings, Side
+from pyha.ha.records import record_label
 from pyha.ha.resync import plan
 from pyha.ha.steps import Change, Clear, Conflict, Copy, Delete, Plan, Write
 from pyha.ha.telling import action, conflict_line, conflicts_for_log, line
@@ -459,3 +460,14 @@ def test_nothing_is_copied_to_a_member_of_which_something_could_not_be_read() ->
     assert made.steps == ()
     (conflict,) = made.conflicts
     assert (conflict.member, conflict.bars, conflict.pinnable) == (0, True, True)
+
+
+def test_the_record_of_a_key_that_a_vendors_tool_renamed_everywhere_stays() -> None:
+    tokens = [Token(), Token()]
+    for token in tokens:
+        token.add(secret(b"new", b"123"), STAYS)
+        token.records[token.add(data(b"d"))] = (record_label(secret(b"old", b"123")), record_of(secret(b"old", b"123")))
+    assert planned(tokens).steps == ()
+    for token in tokens:
+        token.objects = {real: each for real, each in token.objects.items() if each[0] != secret(b"new", b"123")}
+    assert kinds(planned(tokens)) == ["clear", "clear"]
