@@ -36,6 +36,11 @@ double pyha_slice(double deadline)
 
 static atomic_int calls; /* to all helpers, of this process */
 
+void pyha_calls_disown(void)
+{
+    atomic_store_explicit(&calls, 0, memory_order_relaxed);
+}
+
 /* Sleeps until the helper has done call `number`. */
 static int await(pyha_arena *arena, uint32_t number, double deadline)
 {

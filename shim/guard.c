@@ -41,6 +41,7 @@ static void in_parent(void)
 static void in_child(void)
 {
     pyha_links_disown();
+    pyha_calls_disown();
     in_parent();
 }
 

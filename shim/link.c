@@ -142,7 +142,11 @@ void pyha_link_dismiss(pyha_link *link, double deadline)
         shutdown(link->control.number, SHUT_RDWR);
     pyha_guard_leave(&saved);
     if (!helper_ended(link, deadline)) {
-        pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
+        /* Whoever closes the link meanwhile frees the number, and the next to have it may be another helper's. */
+        pyha_guard_enter(&saved);
+        if (is_our_helper(link))
+            pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
+        pyha_guard_leave(&saved);
         helper_ended(link, pyha_now() + LAST_MOMENT);
     }
 }

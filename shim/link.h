@@ -132,6 +132,8 @@ int pyha_link_send(pyha_link *link, uint32_t wish, uint32_t arena, int descripto
 
 /* In a forked child: closes its copies of descriptors and ends every link there. The parent's are untouched. */
 void pyha_links_disown(void);
+/* Likewise: the parent's other threads make no calls there. */
+void pyha_calls_disown(void);
 
 #define PYHA_SLICE 0.020 /* seconds: how long a dead helper may go unnoticed */
 
