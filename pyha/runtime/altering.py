@@ -149,7 +149,7 @@ def _read_again(group: GroupRuntime, index: int, entry: Entry, template: Templat
     deadline = group.deadline()
     try:
         with housekeeping(connection, deadline) as session:
-            shown = read_attributes(connection, session, real, sorted(wanted), deadline)
+            shown = read_attributes(connection, session, real, sorted(wanted), deadline, sure=True)
     except (SearchFailed, SessionRefused):
         return None
     except MemberLost as loss:

@@ -156,6 +156,18 @@ def test_what_was_changed_is_changed_on_the_next_member(stage: Stage) -> None:
     assert stage.encrypts(keys[0])[0] == OK
 
 
+def test_what_was_set_of_a_refused_change_and_cannot_be_read_is_not_forgotten(stage: Stage) -> None:
+    """The first of the two is set before the other is refused: a key without it would be weaker."""
+    app, session = stage.app, stage.session
+    key = stage.key(LEAVES)
+    stage.faulty.everywhere("C_GetAttributeValue", Fault.ALWAYS, ck.CKR_FUNCTION_FAILED)
+    assert app.set(session, key, {ck.CKA_DECRYPT: False, ck.CKA_CLASS: 3}) != OK
+    stage.faulty.clear()
+    assert app.get(session, key, ck.CKA_DECRYPT) == (OK, b"\0")
+    stage.kill(0)
+    assert app.get(session, key, ck.CKA_DECRYPT) in [(OK, b"\0"), (ck.CKR_OBJECT_HANDLE_INVALID, b"")]
+
+
 def test_changes_reach_every_member_that_has_it(stage: Stage) -> None:
     app, session = stage.app, stage.session
     stage.kill(0)
