@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.identity import Identity
-from pyha.ha.inventory import Name, is_exact, name_of, print_of
+from pyha.ha.inventory import Name, Settings, is_exact, name_of, print_of
 from pyha.ha.superseding import Item
 
 
@@ -96,12 +96,15 @@ def _fill(items: list[Item], matched: Matched) -> None:
     """Put the objects of one class into slots: equal settings first, then in the order of their settings."""
     slots: list[Slot] = []
     for member in sorted(_counts(items)):
-        before = list(slots)
+        free: dict[Settings, list[Slot]] = {}
+        for slot in reversed(slots):
+            free.setdefault(slot.first.held.settings, []).append(slot)
         own = sorted((item for item in items if item.member == member), key=_order)
-        left = [item for item in own if not _take(item, [slot for slot in slots if _alike(slot, item)])]
-        left = [item for item in left if not _take(item, slots)]
+        left = [item for item in own if not _take(item, free.get(item.held.settings, []))]
+        rest = [slot for slot in reversed(slots) if member not in slot.items]
+        left = [item for item in left if not _take(item, rest)]
         for item in left:
-            if is_exact(item.identity) and any(_alike(slot, item) for slot in before):
+            if is_exact(item.identity) and item.held.settings in free:
                 matched.surplus.append(item)
             else:
                 slots.append(Slot({member: item}))
@@ -112,13 +115,9 @@ def _order(item: Item) -> tuple[object, ...]:
     return (item.held.settings, item.held.real)
 
 
-def _alike(slot: Slot, item: Item) -> bool:
-    return slot.first.held.settings == item.held.settings
-
-
-def _take(item: Item, slots: Sequence[Slot]) -> bool:
-    for slot in slots:
-        if item.member not in slot.items:
-            slot.items[item.member] = item
-            return True
-    return False
+def _take(item: Item, free: list[Slot]) -> bool:
+    """Put it into the last of these slots, if there is one."""
+    if not free:
+        return False
+    free.pop().items[item.member] = item
+    return True
