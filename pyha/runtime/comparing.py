@@ -36,6 +36,10 @@ def compare_if_asked(group: GroupRuntime) -> None:
     except (Occupied, Unreadable) as reason:
         log.log("warning", f'group "{group.settings.label}": members may differ, and were not compared: {reason}')
         return
+    except MemoryError:
+        # No descriptor, say, for an object that is larger than most; the monitor goes on, and so does the application.
+        log.log("warning", f'group "{group.settings.label}": members may differ, and were not compared: no memory')
+        return
     except NobodyLeft:
         return
     _tell(group, outcome, planned.first.conflicts)

@@ -349,8 +349,8 @@ class Connection:
             session = self.open_session(deadline)
             rv, _ = self.call("C_GenerateRandom", deadline, session, Out(8))
             self.discard(session, deadline)
-        except SessionRefused:
-            return True
+        except (SessionRefused, MemoryError):
+            return True  # what this process has no memory for says nothing of the member
         except MemberLost:
             return False
         return verdict(Route.ANY, rv) is Verdict.ANSWER

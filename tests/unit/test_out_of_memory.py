@@ -1,0 +1,38 @@
+"""A comparison or a probe for which this process has no memory or descriptor: the monitor, which asked, lives on."""
+
+from typing import Any, NoReturn, cast
+
+import pytest
+
+from pyha.abi.codec import Codecs
+from pyha.cryptoki import constants as ck
+from pyha.runtime import comparing
+from pyha.runtime.group import GroupRuntime
+from pyha.runtime.member import Connection
+from pyha.runtime.settings import GroupSettings, MemberSettings
+from pyha.runtime.uri import TokenUri
+
+SETTINGS = GroupSettings(
+    "payments", bytes(16), "1serial", tuple(MemberSettings(TokenUri(serial=name), name) for name in "ab")
+)
+
+
+def no_memory(*arguments: object, **named: object) -> NoReturn:
+    raise MemoryError
+
+
+def test_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = GroupRuntime(SETTINGS, 1, no_memory)
+    group.value = group.value.joined(0, 1).joined(1, 1)
+    group.connections[:] = [cast(Any, object()), cast(Any, object())]
+    group.user, group.suspect = ck.CKU_USER, True
+    monkeypatch.setattr(comparing, "_seem_alike", lambda group: False)
+    monkeypatch.setattr(comparing, "resynchronise", no_memory)
+    comparing.compare_if_asked(group)
+    assert not group.suspect, "not at once again"
+
+
+def test_a_probe_says_nothing_of_the_member(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = Connection("a", 1, no_memory, TokenUri(), Codecs())
+    monkeypatch.setattr(connection, "call", no_memory)
+    assert connection.alive(0.0)
