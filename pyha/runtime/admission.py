@@ -57,7 +57,7 @@ def find_halves(connection: Connection, group_id: bytes, deadline: float) -> dic
     halves: dict[DomainKey, list[Half]] = {}
     with housekeeping(connection, deadline, reads=True) as session:
         for real in search(connection, session, domain_search(group_id), deadline):
-            shown = read_attributes(connection, session, real, _READ, deadline)
+            shown = read_attributes(connection, session, real, _READ, deadline, sure=True)
             key = ids.get(shown.get(ck.CKA_ID, b""))
             if key is None:
                 continue

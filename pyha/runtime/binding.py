@@ -73,16 +73,19 @@ def _twin(connection: Connection, session: int, attributes: dict[int, bytes], de
     return points.pop() if len(points) == 1 else None
 
 
-def bind(group: GroupRuntime, index: int, connection: Connection, entry: Entry, deadline: float) -> int | None:
+def bind(
+    group: GroupRuntime, index: int, connection: Connection, entry: Entry, deadline: float, sure: bool = False
+) -> int | None:
     """The real handle of an object on this member, found and compared if need be; None where it is not there, or where
-    several objects are like it and need not be the same. Raises MemberLost, SessionRefused, SearchFailed."""
+    several objects are like it and need not be the same. `sure`: what could not be read may be the one. Raises
+    MemberLost, SessionRefused, SearchFailed, Unread (`sure` only)."""
     real = connection.bound.get(entry.handle)
     if real is not None:
         return real
     if entry.session is not None:
         return bring(group, index, connection, entry, deadline)
     # Without the application's login a member shows less than it has, and nothing is missing there.
-    same = _same(connection, entry, deadline, group.user)
+    same = _same(connection, entry, deadline, group.user, sure)
     if len(same) != 1:
         group.audit(index, "objects that cannot be told apart" if same else "an object is missing")
         return None

@@ -197,7 +197,7 @@ def _on_the_others(
             continue
 
         def attempt(deadline: float, index: int = index, connection: Connection = connection) -> tuple[int, bool]:
-            real = bind(group, index, connection, entry, deadline)
+            real = bind(group, index, connection, entry, deadline, sure=True)
             if real is None:
                 return ck.CKR_OK, False
             with housekeeping(connection, deadline) as session:

@@ -166,3 +166,24 @@ def test_a_deletion_that_never_came(group: Group, tmp_path: Path) -> None:
 def _until_killed(work: Callable[[], Any]) -> None:
     with suppress(EOFError, ConnectionError):
         work()
+
+
+def test_a_member_that_does_not_show_what_is_deleted(group: Group, tmp_path: Path) -> None:
+    """Whichever of its answers fails: it does not keep the key while the application is told that it is gone."""
+    made = recovering(group)
+    plans = behind_chaos(made, tmp_path)
+    for nth in range(1, 6):
+        with made.application() as app:
+            aes(app)
+        with made.application() as app:
+            (key,) = app.find({ck.CKA_LABEL: b"it"})
+            plans[1].set(f"C_GetAttributeValue nth={nth} -> answer CKR_FUNCTION_FAILED")
+            try:
+                app.destroy(key)
+            except Answered:
+                plans[1].set()
+                app.destroy(app.find({ck.CKA_LABEL: b"it"})[0])
+            plans[1].set()
+            if f"member {made.tokens[1].label} lost" in made.logged():
+                returned(made, 1)
+        assert held(made) == [0] * 3, nth
