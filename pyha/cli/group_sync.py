@@ -25,11 +25,12 @@ from pyha.ha.steps import Conflict, Copy, Plan, Step, Write
 from pyha.ha.telling import action, conflict_line, line
 from pyha.runtime import config, log
 from pyha.runtime.admission import admit
+from pyha.runtime.afresh import Unreadable
 from pyha.runtime.assembly import codecs_for, connector, own_pins
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.member import LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
-from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable
+from pyha.runtime.resync import LostMeanwhile, Outcome
 from pyha.runtime.settings import GroupSettings
 from pyha.runtime.turns import Occupied, resync_group
 

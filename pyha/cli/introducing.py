@@ -8,9 +8,10 @@ Source: SEMANTICS.md section 5; docs/administration.md (a token more).
 from pyha.ha.settings import Unreplicable
 from pyha.ha.steps import Change, Conflict, Copy, Delete, Step
 from pyha.ha.telling import told
+from pyha.runtime.afresh import Unreadable
 from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.group import GroupRuntime, NobodyLeft
-from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable, resynchronise
+from pyha.runtime.resync import LostMeanwhile, Outcome, resynchronise
 from pyha.runtime.turns import Occupied, alone, resync_member
 
 _TROUBLE = (Occupied, LostMeanwhile, Unreadable, NobodyLeft)

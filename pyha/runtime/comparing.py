@@ -12,11 +12,12 @@ from pyha.cryptoki import constants as ck
 from pyha.ha.steps import Conflict
 from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log, tombstones
+from pyha.runtime.afresh import Unreadable
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
 from pyha.runtime.inventory import TOKEN_OBJECTS
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
-from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable, resynchronise
+from pyha.runtime.resync import LostMeanwhile, Outcome, resynchronise
 from pyha.runtime.turns import Occupied, resync_group
 
 

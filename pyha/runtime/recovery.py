@@ -15,11 +15,12 @@ from pyha.ha.settings import Unreplicable
 from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
+from pyha.runtime.afresh import Unreadable
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.pinsource import PinUnavailable
-from pyha.runtime.resync import LostMeanwhile, Outcome, Unreadable, resynchronise
+from pyha.runtime.resync import LostMeanwhile, Outcome, resynchronise
 from pyha.runtime.turns import Occupied, alone, resync_member
 
 
@@ -153,13 +154,16 @@ def _resync(group: GroupRuntime, index: int, connection: Connection, until: floa
         serves(outcome)
         _join(group, index, connection, unsynchronised=False)
 
+    def watch(done: int, total: int, step: str) -> None:
+        log.log("notice", f'group "{group.settings.label}": member {group.name(index)}: resync: {step}')
+
     try:
         if group.value.members[index].cause is Cause.DIFFERS:
             # Nobody is kept waiting for what could not be mended last time and cannot be mended now.
             planned = resynchronise(group, [*group.present(), (index, connection)], dry=True)
             if planned.finished:
                 serves(planned)
-        outcome = resync_member(group, index, connection, until, then)
+        outcome = resync_member(group, index, connection, until, then, watch)
     except LostMeanwhile as loss:
         if loss.index == index:
             raise MemberLost(str(loss)) from None

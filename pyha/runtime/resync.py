@@ -8,7 +8,7 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import State
@@ -19,6 +19,7 @@ from pyha.ha.resync import PASSES, plan
 from pyha.ha.settling import weakens
 from pyha.ha.steps import Change, Clear, Conflict, Copy, Delete, Plan, Step, Write
 from pyha.ha.telling import conflict_line, line
+from pyha.runtime.afresh import Unreadable, afresh
 from pyha.runtime.cloning import Place, SourceLost
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
@@ -41,10 +42,6 @@ class LostMeanwhile(Exception):
     def __init__(self, place: Place, reason: str) -> None:
         super().__init__(reason)
         self.index, self.connection = place
-
-
-class Unreadable(Exception):
-    """What a member holds cannot be told now: one phrase that names it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,17 +76,22 @@ def resynchronise(
     """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
     one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `goes_on` raises."""
     work = _Work(group, tuple(members), only, goes_on, watch)
-    first: Plan | None = None
-    for _ in range(PASSES + 1):
-        made = work.plan()
-        first = first or made
+    with ExitStack() as looks:
+        first = made = work.plan()
+        if made:
+            work.look_afresh(looks)
+            first = made = work.plan()
+        for _ in range(PASSES):
+            steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
+            if dry or not steps:
+                return work.outcome(first, made, finished=not steps)
+            if not work.carry_out(steps):
+                return work.outcome(first, made, finished=False)
+            made = work.plan()
         steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
-        if dry or not steps:
-            return work.outcome(first, made, finished=not steps)
-        if not work.carry_out(steps):
-            return work.outcome(first, made, finished=False)
-    # Somebody of another host makes and changes objects all the time: the next attempt goes on.
-    return work.outcome(first or Plan(), Plan(), finished=False)
+        # Where there are still some: somebody of another host makes and changes objects all the time; the next attempt
+        # goes on.
+        return work.outcome(first, made if not steps else Plan(), finished=not steps)
 
 
 class _Work:
@@ -107,6 +109,10 @@ class _Work:
         self._watch = watch
         self._done = 0
         self._lookouts: list[Lookout] = []
+
+    def look_afresh(self, until: ExitStack) -> None:
+        """From now on see the members as a process does that has just begun. Raises Unreadable."""
+        self._members = afresh(self._group, self._members, until)
 
     def plan(self) -> Plan:
         """Read what all members hold now. Raises LostMeanwhile, Unreadable."""

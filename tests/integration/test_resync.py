@@ -1,5 +1,7 @@
 """A member is away, the others go on; it returns and has everything as they have it (SEMANTICS.md section 5)."""
 
+import os
+import signal
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -14,6 +16,7 @@ from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
 from tests.application import Application, Template
+from tests.client import aes_key, client, helpers
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import (
     LEAVES,
@@ -217,3 +220,26 @@ def test_a_key_that_cannot_be_brought_keeps_out_only_who_would_be_alone_without_
         until(made, 'secret key "foreign"')
     first, _, third = map(labels, contents(made))
     assert (first, third) == ([b"foreign", b"made"], [b"made"])
+
+
+def test_what_a_module_overlooks_is_not_made_a_second_time(group: Group) -> None:
+    """SoftHSM need not see what another process made: provoked by the number in which it counts the changes."""
+    made = recovering(group)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        aes_key(app, session, b"seen")
+        here = helpers(LABEL)
+        counts = {
+            file: file.read_bytes() for token in made.tokens for file in token.conf.parent.glob("tokens/*/generation")
+        }
+        with client(made.module, made.environment) as other:
+            aes_key(other, other.logged_in(other.slot_of(LABEL)), b"overlooked")
+        for file, count in counts.items():
+            file.write_bytes(count)
+        os.kill(here[made.tokens[2].label], signal.SIGKILL)
+        end = time.monotonic() + LONGEST
+        while f"member {made.tokens[2].label} returned" not in made.logged():
+            assert time.monotonic() < end, made.logged()
+            assert app.random(session)[0] == ck.CKR_OK
+        assert f"member {made.tokens[2].label}: resync" not in made.logged()
+    assert list(map(labels, contents(made))) == [[b"overlooked", b"seen"]] * 3
