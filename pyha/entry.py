@@ -7,6 +7,7 @@ Source: DESIGN.md (trap 2: the answer is CKR_GENERAL_ERROR until the normal path
 """
 
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from pyha.abi.codec import Codecs, Refused
@@ -64,7 +65,7 @@ def _initialize(module: _Module, values: list[Any]) -> int:
             return ck.CKR_GENERAL_ERROR
         module.codecs = codecs
         threads = args is None or not args.flags & ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS
-        module.provider = Provider(groups, reload, threads)
+        module.provider = Provider(groups, reload, guarded, threads)
         lib.pyha_set_initialized(1)
     return ck.CKR_OK
 
@@ -116,6 +117,17 @@ def pyha_dispatch(index: int, arguments: Any, rv: Any) -> None:
         # The boundary: nothing may be thrown into the application, and CKR_GENERAL_ERROR stands.
         name = FUNCTIONS[index].name if index < len(FUNCTIONS) else str(index)
         log.log("error", f"{name} answered {rv_name(ck.CKR_GENERAL_ERROR)}: {_where(fault)}")
+
+
+def guarded(work: Callable[[], None]) -> bool:
+    """The boundary of a thread of ours, as `pyha_dispatch` is that of the application's: whether `work` came to its
+    end."""
+    try:
+        work()
+    except BaseException as fault:
+        log.log("error", f"a fault in the background: {_where(fault)}")
+        return False
+    return True
 
 
 def _where(fault: BaseException) -> str:

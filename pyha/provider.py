@@ -22,7 +22,7 @@ from pyha.runtime.calls import Unknown, single
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import SessionRefused
-from pyha.runtime.monitor import Monitor
+from pyha.runtime.monitor import Guard, Monitor
 from pyha.runtime.operations import cancel, drop, operate
 from pyha.runtime.reload import Reload
 from pyha.runtime.session import VirtualSession
@@ -55,13 +55,13 @@ _CANCELLED = {
 class Provider:
     """What an initialised module is. `groups`: one a slot, in the order of the slot list."""
 
-    def __init__(self, groups: list[GroupRuntime], reload: Reload, threads: bool = True) -> None:
-        """`threads`: the application allows us threads of our own."""
+    def __init__(self, groups: list[GroupRuntime], reload: Reload, guard: Guard, threads: bool = True) -> None:
+        """`guard`: runs what has no caller to throw to. `threads`: the application allows us threads of our own."""
         if not threads:
             for group in groups:
                 group.forbid_threads()
         self._reload = reload
-        self._monitor = Monitor(groups, reload)
+        self._monitor = Monitor(groups, reload, guard)
         self._groups = {group.slot: group for group in groups}
         self._sessions: dict[int, VirtualSession] = {}
         self._lock = threading.Lock()

@@ -9,7 +9,7 @@ Source: SEMANTICS.md section 4.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pyha.abi.threads import start_thread
 from pyha.ha.group import Occasion
@@ -25,10 +25,16 @@ PROBE_INTERVAL = 10.0
 """Seconds without a call after which a member is probed."""
 
 
-class Monitor:
-    """Watches the groups that recover in the background."""
+Guard = Callable[[Callable[[], None]], bool]
+"""Does it, and says whether it came to its end: what it throws goes no further, but into the log."""
 
-    def __init__(self, groups: Sequence[GroupRuntime], reload: Reload) -> None:
+
+class Monitor:
+    """Watches the groups that recover in the background. `guard`: a fault met in one round must not end the thread, and
+    with it every recovery to come."""
+
+    def __init__(self, groups: Sequence[GroupRuntime], reload: Reload, guard: Guard) -> None:
+        self._guard = guard
         self._all = groups
         self._reload = reload
         self._news = threading.Event()
@@ -78,21 +84,27 @@ class Monitor:
 
     def _run(self) -> None:
         while not self._stopped:
-            busy = False
-            groups = self._groups()
-            if groups:
-                self._reload.look()
-            for group in groups:
-                for index in due(group, Occasion.TIME):
-                    if self._stopped:
-                        return
-                    recover(group, index)
-                compare_if_asked(group)
-                group.probe_idle(PROBE_INTERVAL)
-                busy |= group.refresh_status()
-            pause = self._pause(groups)
-            self._news.wait(min(pause, INTERVAL) if busy else pause)
-            self._news.clear()
+            if not self._guard(self._round):
+                self._news.wait(PROBE_INTERVAL)
+                self._news.clear()
+
+    def _round(self) -> None:
+        """What is due now, and then the time until something is."""
+        busy = False
+        groups = self._groups()
+        if groups:
+            self._reload.look()
+        for group in groups:
+            for index in due(group, Occasion.TIME):
+                if self._stopped:
+                    return
+                recover(group, index)
+            compare_if_asked(group)
+            group.probe_idle(PROBE_INTERVAL)
+            busy |= group.refresh_status()
+        pause = self._pause(groups)
+        self._news.wait(min(pause, INTERVAL) if busy else pause)
+        self._news.clear()
 
     def _pause(self, groups: Sequence[GroupRuntime]) -> float:
         """Seconds until the next thing is due."""

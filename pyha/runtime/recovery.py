@@ -65,12 +65,13 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     label = f'group "{group.settings.label}": member {group.name(index)}'
     log.log("notice", f"{label}: recovery attempt {group.value.members[index].attempts.count + 1}")
     connection = group.new_connection(index, generation)
-    reason, cause = "", Cause.LOST
+    reason, cause = "a fault of ours", Cause.LOST
     try:
         with group.arriving(connection):
             connection.connect(group.deadline())
             group.learn_from(index, connection)
             unsynchronised = _admit(group, index, connection, until)
+        reason = ""
     except NotYet as refusal:
         reason, cause = str(refusal), refusal.cause
     except (MemberLost, SessionRefused, SearchFailed) as loss:
@@ -78,9 +79,12 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     except (NobodyLeft, MemoryError) as trouble:
         # The last member went while it was compared with, or this process has no memory: the next attempt sees.
         reason = str(trouble) or "no memory"
+    finally:
+        # Whatever happened: a member that stayed as being recovered would be tried by nobody again.
+        if reason:
+            connection.close()
+            group.recovery_failed(index, generation, reason, cause)
     if reason:
-        connection.close()
-        group.recovery_failed(index, generation, reason, cause)
         return False
     if unsynchronised:
         log.log("warning", f"{label} serves unsynchronised: there is no other member to compare it with")

@@ -8,6 +8,7 @@ import pytest
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function
 from pyha.cryptoki.values import Attribute, Mechanism, Out
+from pyha.entry import guarded
 from pyha.ha.identity import ulong
 from pyha.provider import Provider
 from pyha.runtime.assembly import assemble
@@ -47,7 +48,7 @@ def used(group: Group, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Provid
     monkeypatch.setenv("PYHA_CONF", str(made.conf))
     sessions = Sessions(monkeypatch)
     groups, _, reload = assemble(secure=False)
-    provider = Provider(groups, reload)
+    provider = Provider(groups, reload, guarded)
     yield provider, groups[0], sessions
     provider.finalize()
 
