@@ -112,7 +112,11 @@ def helper_of(application: int, title: str) -> int:
     another application with the same group is never taken for it. Raises Unexpected.
     """
     for entry in Path(f"/proc/{application}/fdinfo").iterdir():
-        for line in entry.read_text().splitlines():
+        try:
+            told = entry.read_text()
+        except FileNotFoundError:  # closed since it was listed
+            continue
+        for line in told.splitlines():
             name, _, value = line.partition(":")
             if name == "Pid" and _arguments(int(value))[-1:] == [title]:
                 return int(value)

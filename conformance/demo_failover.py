@@ -21,7 +21,7 @@ from pathlib import Path
 from conformance.burst import PublicKeys, helper_of
 from conformance.demo import PIN, prepare
 from conformance.live import Row, Screen
-from conformance.stage import LIMIT, Stage, Unexpected
+from conformance.stage import LIMIT, Stage, Unexpected, p256_public_key
 from pyha.cli import chaos_plan, config_write
 from pyha.cli.status_reader import Reader, Seen
 from pyha.cryptoki.names import rv_name
@@ -61,7 +61,9 @@ def make_group(stage: Stage) -> None:
     slot = f'pkcs11-tool --module "$MODULE" --token-label {GROUP}'
     for name, kind in (("rsa", "rsa:2048"), ("ec", "EC:prime256v1")):
         _quietly(stage, f"{slot} --login --pin {PIN} --keypairgen --key-type {kind} --id {len(name):02} --label {name}")
-        _quietly(stage, f"{slot} --read-object --type pubkey --id {len(name):02} --output-file {name}.pub")
+    _quietly(stage, f"{slot} --read-object --type pubkey --id 03 --output-file rsa.pub")
+    listed = _quietly(stage, f"{slot} --list-objects --type pubkey --id 02")
+    (stage.directory / "ec.pub").write_bytes(p256_public_key(listed))
     path = stage.environment["PYHA_CONF"]
     written = config.load(path)
     groups = tuple(_rehearsed(stage, group) for group in written.groups)
@@ -82,7 +84,7 @@ def _behind_plan(stage: Stage, member: MemberSettings) -> MemberSettings:
     return replace(member, uri=uri, environment={**member.environment, "PYHA_CHAOS_PLAN": str(plan)})
 
 
-def _quietly(stage: Stage, line: str) -> None:
+def _quietly(stage: Stage, line: str) -> str:
     done = subprocess.run(
         ["/bin/sh", "-c", line],
         cwd=stage.directory,
@@ -95,6 +97,7 @@ def _quietly(stage: Stage, line: str) -> None:
     )
     if done.returncode != 0:
         raise Unexpected(f"{line}\n{done.stdout}")
+    return done.stdout
 
 
 # -- the application ------------------------------------------------------------------------------------------------

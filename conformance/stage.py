@@ -20,6 +20,10 @@ _FOREIGN = ("GNUTLS_", "OPENSSL_", "P11_KIT_", "PKCS11_", "PYHA_", "PYTHON", "SO
 """Beginnings of environment variables by which the user's own set-up would take part."""
 
 
+_P256 = bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200")
+"""What a P-256 public key in DER (SubjectPublicKeyInfo) begins with, before its point."""
+
+
 class Unexpected(Exception):
     """Something did not happen as it was said. `str()` is one sentence, perhaps with a command's output."""
 
@@ -102,3 +106,13 @@ class Stage:
 
     def _print(self, text: str) -> None:
         print(text, flush=True)
+
+
+def p256_public_key(listed: str) -> bytes:
+    """The public key, DER, in what `pkcs11-tool --list-objects` says of one on P-256. Its own `--read-object` of EC keys
+    fails at random in the version of Debian 12, whatever the module (OpenSC's issue 3200). Raises Unexpected."""
+    for line in listed.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "EC_POINT" and len(value.strip()) == 2 * 67:
+            return _P256 + bytes.fromhex(value.strip())[2:]
+    raise Unexpected("pkcs11-tool lists no public key on P-256")
