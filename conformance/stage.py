@@ -109,8 +109,8 @@ class Stage:
 
 
 def p256_public_key(listed: str) -> bytes:
-    """The public key, DER, in what `pkcs11-tool --list-objects` says of one on P-256. Its own `--read-object` of EC keys
-    fails at random in the version of Debian 12, whatever the module (OpenSC's issue 3200). Raises Unexpected."""
+    """The public key, DER, in what `pkcs11-tool --list-objects` says of one on P-256. Its own `--read-object` of such
+    keys fails at random in the version of Debian 12, whatever the module (OpenSC's issue 3200). Raises Unexpected."""
     for line in listed.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "EC_POINT" and len(value.strip()) == 2 * 67:
