@@ -114,7 +114,7 @@ def use_slot(stage: Stage) -> None:
         "\\\n--input-file digest --output-file ec.sig"
     )
     stage.run(f"{_SLOT} \\\n--read-object --type pubkey --id 01 --output-file rsa.pub")
-    listed = stage.run(f"{_SLOT} \\\n--list-objects --type pubkey --id 02")
+    listed = stage.run(f"{_SLOT} \\\n--list-objects --type pubkey --id 02", shown=1)
     (stage.directory / "ec.pub").write_bytes(p256_public_key(listed))
     stage.step("OpenSSL checks them outside", "OpenSSL here knows of no token: public key, signature and message.")
     for key in ("rsa", "ec"):
