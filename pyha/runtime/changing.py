@@ -193,7 +193,7 @@ def _on_the_others(
             continue
         if poisoned >= POISON_LIMIT:
             passed_over.add(group.settings.members[index].recorded_as)
-            group.audit(index, f"{function.name} was not given to it, because it had ended {poisoned} helpers")
+            group.news.audit(index, f"{function.name} was not given to it, because it had ended {poisoned} helpers")
             continue
 
         def attempt(deadline: float, index: int = index, connection: Connection = connection) -> tuple[int, bool]:
@@ -212,7 +212,7 @@ def _on_the_others(
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
         except (MemberLost, Refusal) as loss:
             group.lost(index, connection.generation, str(loss))
-            group.count_failover(function.name, index, str(loss), group.clock() - start, None)
+            group.news.count_failover(function.name, index, str(loss), group.clock() - start, None)
             poisoned += isinstance(loss, MemberLost) and loss.culprit
     missed.cover_at_last()
     return ck.CKR_DEVICE_ERROR if passed_over else ck.CKR_OK

@@ -23,9 +23,9 @@ from pyha.runtime.turns import Occupied, resync_group
 
 def compare_if_asked(group: GroupRuntime) -> None:
     """What the monitor does when somebody has reason to ask. Raises nothing."""
-    if not group.suspect or group.raw or group.user != ck.CKU_USER:
+    if not group.news.suspect or group.raw or group.user != ck.CKU_USER:
         return
-    group.suspect = False
+    group.news.suspect = False
     try:
         if len(group.present()) < 2 or _seem_alike(group):
             return
@@ -54,7 +54,7 @@ def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) 
     for line in conflicts_for_log(left, outcome.names):
         log.log("warning", f"{label}: resync: {line}")
     if outcome.finished and not left:
-        group.forget_audits()
+        group.news.forget_audits()
 
 
 def _seem_alike(group: GroupRuntime) -> bool:

@@ -73,7 +73,7 @@ def _log_in_the_others(group: GroupRuntime, user: int) -> None:
         _quietly(group, index, connection, step)
     if user == ck.CKU_USER:
         admit(group)
-        group.compare_soon()
+        group.news.compare_soon()
     group.present()
 
 
@@ -259,7 +259,7 @@ def _on_primary(group: GroupRuntime, function: Function, call: _Call) -> int:
     while True:
         index, connection = group.login_order()[0]
         if lost is not None:
-            group.count_failover(function.name, *lost, index)
+            group.news.count_failover(function.name, *lost, index)
         start = group.clock()
         try:
             return _settled(connection, call, group.deadline(function.slow))

@@ -70,7 +70,7 @@ def run(group: GroupRuntime, policy: Policy, serves: bool = False) -> tuple[int,
                 return missing, []
             raise group.nobody_left()
         if lost is not None:
-            group.count_failover(function.name, *lost, index)
+            group.news.count_failover(function.name, *lost, index)
             lost = None
         excluded.add(index)
         try:
@@ -114,7 +114,7 @@ def settle(
             rv, results, ours = failure.rv, [], True
         if rv == ck.CKR_OK:
             return rv, results
-        group.count_error(index, rv)
+        group.news.count_error(index, rv)
         judgement = verdict(policy.function.route, rv)
         # A login that another thread has healed meanwhile: the call fell into the gap, its answer says nothing.
         disturbed = connection.logins != logins

@@ -1,6 +1,6 @@
 """How many calls a lost member's failure moved elsewhere, so that one loss under 64 threads is not 64 lines of the log.
 
-A tally, no lock and no clock: whoever shares it guards it. What is said, and when, is `pyha.runtime.group`'s.
+A tally, no lock and no clock: whoever shares it guards it. What is said, and when, is `pyha.runtime.news`'s.
 """
 
 

@@ -1,6 +1,7 @@
 """A group at run time: the group value, its members' connections, their load, and what the application logged in with.
 
-Knows which member is in and how busy each is; does not know what a call means (that is `failover` and its policies).
+Knows which member is in and how busy each is; does not know what a call means (that is `failover` and its policies),
+nor what is said of it all (`news`).
 One lock guards the group value, which is replaced, never edited, and the loads; no member is ever called while it is
 held.
 
@@ -24,16 +25,15 @@ from pyha.ha.fingerprints import Fingerprints
 from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
-from pyha.runtime import log
 from pyha.runtime.exclusion import Exclusion
-from pyha.runtime.failovers import Failovers
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
+from pyha.runtime.news import News
 from pyha.runtime.objects import ObjectTable
 from pyha.runtime.pinsource import PinUnavailable
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.settings import GroupSettings
-from pyha.runtime.status import INTERVAL, NOW, Publisher, count_error
+from pyha.runtime.status import NOW
 
 Connect = Callable[[int, int], Connection]
 """(member index, generation) -> a Connection that was not connected yet."""
@@ -100,15 +100,13 @@ class GroupRuntime:
         self.connections: list[Connection | None] = [None] * count
         self.threads = True  # the application allows them, and the system gives them
         self.recovery = settings.recovery  # with the mode that is possible here
-        self.on_news: Callable[[], None] = lambda: None
         # What makes and changes token objects shares it; who compares a returned member with the others is alone.
         self.changes = Exclusion(settings.id, clock)
         self._used = [0.0] * count
         self.objects = ObjectTable(self.connections)
         self.loads = [0.0] * count
-        self.status = Publisher(settings, clock)
-        self.watched = False  # a monitor looks after the status
-        self._promoted = False
+        self.news = News(settings, clock, lambda: (self.value, self.recovery.mode))
+        self.status = self.news.status
         self._means: dict[int, float] = {}
         # Short-lived processes that each make one signature shall not all begin with the same member.
         self._first_turn = int.from_bytes(os.urandom(2))
@@ -117,10 +115,6 @@ class GroupRuntime:
         self._serving_of: Group | None = None
         self._returned: dict[int, float] = {}
         self._arriving: set[Connection] = set()
-        self._audited: set[int] = set()
-        self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
-        self.suspect = False  # its members may hold different objects: the monitor compares them
-        self._failovers = Failovers()
         self._offered: set[int] = set()  # members whose mechanisms are in the list
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
         self.extractable_by_default: dict[tuple[Any, ...], bool] = {}
@@ -151,7 +145,7 @@ class GroupRuntime:
                             self._bring_in(index)
                     self._contacted = True
                     self._learn()
-                    self._tell()
+                    self.news.tell()
                     self.status.due = NOW
         if not self.value.serving():
             raise self.nobody_left()
@@ -231,9 +225,9 @@ class GroupRuntime:
         if connection is not None:
             connection.close()
         if changed and not self._closed:
-            log.log("error", f'group "{self.settings.label}": member {self.name(index)} lost: {reason}')
+            self.news.say("error", index, f"lost: {reason}")
             if self._contacted:
-                self._tell()
+                self.news.tell()
 
     def begin_recovery(self, index: int) -> int | None:
         """Claim the one attempt to bring a failed member back: its new generation; None where it is not for us to
@@ -256,18 +250,17 @@ class GroupRuntime:
             self.connections[index] = connection
             self.value = after
             self._used[index] = self.clock()
-            self._audited.discard(index)
-            self._unreadable.discard(index)
-        self._tell()
+            self.news.returned(index)
+        self.news.tell()
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
         """An attempt ended without the member; said when the reason is a new one."""
         with self._lock:
             before = self.value.members[index]
             self.value = self.value.stays_out(index, generation, reason, self.clock(), cause)
-        self._tell()
+        self.news.tell()
         if before.reason != reason and not self._closed:
-            log.log("warning", f'group "{self.settings.label}": member {self.name(index)} stays out: {reason}')
+            self.news.say("warning", index, f"stays out: {reason}")
 
     def probe_idle(self, seconds: float) -> None:
         """Probe every member that has answered nothing for so long, so that its failure is noticed before a call meets
@@ -287,30 +280,6 @@ class GroupRuntime:
             first = not self.value.announced
             self.value = self.value.announce()
         return NobodyLeft(first)
-
-    def audit(self, index: int, what: str) -> None:
-        """Something is missing on a member: said once for each; resync puts it right, not we."""
-        if index not in self._audited:
-            self._audited.add(index)
-            log.log("warning", f'group "{self.settings.label}": member {self.name(index)} needs a resync: {what}')
-            self.compare_soon()
-
-    def compare_soon(self) -> None:
-        """There is reason to compare the members, or nobody has yet; the monitor does, where there is one."""
-        self.suspect = True
-        self.on_news()
-
-    def forget_audits(self) -> None:
-        """The members have been made to hold the same: what is missing next is said again."""
-        self._audited.clear()
-
-    def unreadable(self, index: int) -> None:
-        """A member shows an object whose attributes it does not tell, and which therefore nobody sees: said once for
-        each."""
-        if index not in self._unreadable:
-            self._unreadable.add(index)
-            who = f'group "{self.settings.label}": member {self.name(index)}'
-            log.log("warning", f"{who} has objects that cannot be read; they are left out of searches")
 
     def missing(self) -> frozenset[str]:
         """Who of the configured members is not in, standby and disabled ones too, as records call them."""
@@ -355,13 +324,13 @@ class GroupRuntime:
                 self.loads.append(0.0)
                 self._used.append(0.0)
                 self.status.add_member()
-            self.settings = self.status.settings = settings
+            self.settings = self.news.settings = self.status.settings = settings
             self.value = change(self.value, self._asked)
         if self.recovery != settings.recovery:
             self.recovery = settings.recovery
             if not self.threads:
                 self.forbid_threads()
-        self._tell()
+        self.news.tell()
 
     def forbid_threads(self) -> None:
         """There are to be none of ours: what a thread would do is done within the application's calls."""
@@ -468,73 +437,7 @@ class GroupRuntime:
         finally:
             self._free()
         if now >= self.status.due:
-            self._status_due(now)
-
-    # -- status -------------------------------------------------------------------------------------------------
-
-    def count_error(self, index: int, rv: int) -> None:
-        """The member answered a call with this CK_RV, which is not CKR_OK."""
-        with self._lock:
-            count_error(self.status.errors[index], rv)
-
-    def count_failover(self, call: str, lost: int, why: str, seconds: float, to: int | None) -> None:
-        """A call goes on though member `lost` failed under it after `seconds`: on member `to`, or (None) on all that
-        are left. `why`: the reason of the loss, as the call met it. Of a loss the first call is logged, the rest with
-        the next status by their number."""
-        with self._lock:
-            self.status.failovers += 1
-            first = self._failovers.count(lost, self.value.members[lost].losses)
-        if first:
-            where = f"to member {self.name(to)}" if to is not None else "on with the members that are left"
-            log.log(
-                "warning",
-                f'group "{self.settings.label}": failover: {call} went {where}, '
-                f"{seconds:.3f} s after it was given to member {self.name(lost)}: {why}",
-            )
-
-    def _tell_failovers(self) -> None:
-        with self._lock:
-            more = self._failovers.untold()
-        for index, count in more:
-            calls = "call was" if count == 1 else "calls were"
-            log.log(
-                "warning",
-                f'group "{self.settings.label}": {count} more {calls} moved away from member {self.name(index)}',
-            )
-
-    def refresh_status(self) -> bool:
-        """The monitor's look: publish what has changed. False: nothing did, and the next call will say so."""
-        if self._publish():
-            self.status.due = self.clock() + 3 * INTERVAL
-            return True
-        self.status.due = NOW
-        # Once more: what came between found nobody to tell.
-        return self._publish()
-
-    def _tell(self) -> None:
-        """A member came or went: it is published, and the monitor may have something to do."""
-        with self._lock:
-            before, self._promoted = self._promoted, self.value.promoted()
-            promoted = self._promoted
-        if promoted and not before:
-            log.log("warning", f'group "{self.settings.label}": no active member is left, standby members serve')
-        elif before and not promoted and self.value.serving():
-            log.log("notice", f'group "{self.settings.label}": an active member is back, standby members stand by')
-        self._publish()
-        self.on_news()
-
-    def _publish(self) -> bool:
-        self._tell_failovers()
-        return self.status.publish(self.value, self.recovery.mode)
-
-    def _status_due(self, now: float) -> None:
-        if self.watched and self.status.due == NOW:
-            # It wakes up the monitor once; one that is held up elsewhere is not waited for.
-            self.status.due = now + 3 * INTERVAL
-            self.on_news()
-        else:
-            self.status.due = now + INTERVAL
-            self._publish()
+            self.news.due(now)
 
     # -- login on members ---------------------------------------------------------------------------------------
 
@@ -595,12 +498,7 @@ class GroupRuntime:
             self._closed = True
             leaving = list(self.connections)
             self.connections[:] = [None] * len(leaving)
-        self.status.withdraw()
-        self._tell_failovers()
-        served = self.status.served
-        if any(served):
-            counts = " ".join(f"{self.name(index)}={number}" for index, number in enumerate(served))
-            log.log("notice", f'group "{self.settings.label}": served {counts}')
+        self.news.end()
         for connection in leaving:
             if connection is not None:
                 connection.finish(deadline)

@@ -42,14 +42,14 @@ class Monitor:
         self._started = False
         self._lock = threading.Lock()
         for group in groups:
-            group.on_news = self._wake
+            group.news.on_news = self._wake
 
     def _groups(self) -> list[GroupRuntime]:
         """Those to watch: the operator may change a group's mode."""
         watched = []
         for group in self._all:
-            group.watched = group.recovery.mode is RecoveryMode.BACKGROUND
-            if group.watched:
+            group.news.watched = group.recovery.mode is RecoveryMode.BACKGROUND
+            if group.news.watched:
                 watched.append(group)
         return watched
 
@@ -101,7 +101,7 @@ class Monitor:
                 recover(group, index)
             compare_if_asked(group)
             group.probe_idle(PROBE_INTERVAL)
-            busy |= group.refresh_status()
+            busy |= group.news.refresh()
         pause = self._pause(groups)
         self._news.wait(min(pause, INTERVAL) if busy else pause)
         self._news.clear()

@@ -140,7 +140,7 @@ class SearchCall:
         identity = read_identity(connection, session, real, deadline)
         if identity is None:
             if not self._group.raw and _is_there(connection, session, real, deadline):
-                self._group.unreadable(self.index)
+                self._group.news.unreadable(self.index)
             return None
         if not self._group.raw and (not identity.token or _is_domain_key(identity)):
             return None

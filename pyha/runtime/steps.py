@@ -92,7 +92,7 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     if not done:
         raise group.nobody_left()
     for index, why, seconds in gone:
-        group.count_failover("a creation or change", index, why, seconds, None)
+        group.news.count_failover("a creation or change", index, why, seconds, None)
     return done
 
 

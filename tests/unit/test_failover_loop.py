@@ -64,6 +64,10 @@ class FakeGroup:
     def lost(self, index: int, generation: int, reason: str) -> None:
         self.out[index] = reason
 
+    @property
+    def news(self) -> "FakeGroup":
+        return self
+
     def count_error(self, index: int, rv: int) -> None:
         self.errors.append((index, rv))
 

@@ -29,11 +29,11 @@ def test_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
     group = GroupRuntime(SETTINGS, 1, no_memory)
     group.value = group.value.joined(0, 1).joined(1, 1)
     group.connections[:] = [cast(Any, object()), cast(Any, object())]
-    group.user, group.suspect = ck.CKU_USER, True
+    group.user, group.news.suspect = ck.CKU_USER, True
     monkeypatch.setattr(comparing, "_seem_alike", lambda group: False)
     monkeypatch.setattr(comparing, "resynchronise", no_memory)
     comparing.compare_if_asked(group)
-    assert not group.suspect, "not at once again"
+    assert not group.news.suspect, "not at once again"
 
 
 def test_a_probe_says_nothing_of_the_member(monkeypatch: pytest.MonkeyPatch) -> None:
