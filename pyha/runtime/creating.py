@@ -41,7 +41,15 @@ from pyha.runtime.making import MakeCall, identity_on, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
 from pyha.runtime.originals import identity_of_made, publish_kept, publish_originals
-from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, begun_anew, refused
+from pyha.runtime.outcomes import (
+    Disturbed,
+    Doubtful,
+    Refusal,
+    Unreplicable,
+    begun_anew,
+    is_without_reason,
+    refused,
+)
 from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
@@ -78,15 +86,19 @@ def create(
         return ck.CKR_ATTRIBUTE_VALUE_INVALID, []
 
     def once() -> tuple[int, list[Any]]:
-        try:
-            return _by_its_way(group, session, function, values, parts)
-        except Unreplicable as reason:
-            return _unreplicable(group, session, function, values, parts, str(reason))
+        rv, results = _by_its_way(group, session, function, values, parts)
+        if is_without_reason(rv) and not group.raw:
+            raise Doubtful(rv, "it was not made")
+        return rv, results
 
     lasting = not group.raw and any(wants_token(part.asked) for part in parts)
     with group.changes.shared(group.deadline()) if lasting else nullcontext():
         try:
-            return begun_anew(once)
+            try:
+                return begun_anew(once)
+            except Unreplicable as unreplicable:
+                reason = str(unreplicable)
+            return begun_anew(lambda: _unreplicable(group, session, function, values, parts, reason))
         except Refusal as refusal:
             log.log("warning", f'group "{group.settings.label}": {function.name}: {refusal}; taken back')
             return refusal.rv, []

@@ -35,7 +35,7 @@ from pyha.runtime.kept import Kept, KeptKey, KeptObject
 from pyha.runtime.making import MakeCall, identity_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
-from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, refused
+from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, is_without_reason, refused
 from pyha.runtime.proving import (
     CheckValue,
     Proof,
@@ -80,6 +80,8 @@ def publish_originals(
             except SessionRefused as refusal:
                 raise Refusal(refusal.rv, f"member {group.name(call.index)} refused a session") from None
             except SearchFailed as failure:
+                if is_without_reason(failure.rv):
+                    raise Unreplicable(f"what was made of it answers {failure}", doubtful=True) from None
                 raise refused(failure.rv, f"member {group.name(call.index)} cannot read what it made") from None
             except Unreplicable:
                 _expect_originals(group, call, parts, results)
@@ -123,7 +125,7 @@ def _refused(group: GroupRuntime, function: Function, values: list[Any], parts: 
         disturbed = refused(rv, "no original of it was made")
         if isinstance(disturbed, Disturbed):
             raise disturbed
-        raise Unreplicable(f"no extractable original of it can be made: {rv_name(rv)}")
+        raise Unreplicable(f"no extractable original of it can be made: {rv_name(rv)}", is_without_reason(rv))
     return own
 
 
@@ -178,7 +180,7 @@ def _prepare(
 
 
 def _shown(connection: Connection, session: int, real: int, expected: int | None, deadline: float) -> Shown:
-    kind = read_attributes(connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE), deadline)
+    kind = read_attributes(connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE), deadline, sure=True)
     object_class, key_type = number(kind.get(ck.CKA_CLASS)), number(kind.get(ck.CKA_KEY_TYPE))
     if object_class is None or (expected is not None and object_class != expected):
         raise Unreplicable("the original cannot be read")
@@ -191,7 +193,7 @@ def _shown(connection: Connection, session: int, real: int, expected: int | None
     else:
         row = KEY_TYPES.get(key_type)
         wanted = {*READ, *attributes_to_read(object_class), *(row.public if row is not None else ())} - {ck.CKA_VALUE}
-    return read_attributes(connection, session, real, sorted(wanted), deadline)
+    return read_attributes(connection, session, real, sorted(wanted), deadline, sure=True)
 
 
 def _proof(
@@ -214,7 +216,7 @@ def _proof(
             return real
         rv, results = call.again(_original_values(values, parts, (Attribute(usage, b"\1"),)), deadline)
         if rv != ck.CKR_OK:
-            raise Unreplicable("a copy of such a key cannot be proved")
+            raise Unreplicable("a copy of such a key cannot be proved", is_without_reason(rv))
         return int(results[parts[0].result])
 
     if number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY:
@@ -230,7 +232,7 @@ def _proof(
         # By what the key is for, so that each copy can be put to the proof itself.
         proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline) or proof
     if proof is None:
-        raise Unreplicable("a copy of such a private key cannot be proved")
+        raise Unreplicable("a copy of such a private key cannot be proved", doubtful=True)
     return proof
 
 

@@ -20,7 +20,7 @@ from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.identity import ulong
 from pyha.runtime.housekeeping import SearchFailed, boolean, make, read_attributes
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.outcomes import Unreplicable
+from pyha.runtime.outcomes import Unreplicable, is_without_reason
 
 _MESSAGE = bytes(range(20))
 _SIGNATURE_ROOM = 4096
@@ -67,6 +67,13 @@ def well(rv: int, what: str = "the proof of a key") -> bool:
     return rv == ck.CKR_OK
 
 
+def _reasoned(rv: int) -> bool:
+    """`well`, for what is to be proved: an answer without a reason disproves nothing. Raises SearchFailed for one."""
+    if is_without_reason(rv):
+        raise SearchFailed(rv)
+    return well(rv)
+
+
 @dataclass(frozen=True, slots=True)
 class CheckValue:
     """A secret key's check value."""
@@ -97,16 +104,16 @@ class Signature:
         mechanism = Mechanism(self.mechanism)
         verifier = _verifier(self.key_type, self.public)
         rv, public = make(connection, "C_CreateObject", deadline, session, verifier, None)
-        if not well(rv):
+        if not _reasoned(rv):
             return False
-        if not well(connection.call("C_SignInit", deadline, session, mechanism, copy)[0]):
+        if not _reasoned(connection.call("C_SignInit", deadline, session, mechanism, copy)[0]):
             return False
         rv, results = connection.call("C_Sign", deadline, session, _MESSAGE, Out(_SIGNATURE_ROOM))
-        if not well(rv):
+        if not _reasoned(rv):
             return False
-        if not well(connection.call("C_VerifyInit", deadline, session, mechanism, public)[0]):
+        if not _reasoned(connection.call("C_VerifyInit", deadline, session, mechanism, public)[0]):
             return False
-        return well(connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0])
+        return _reasoned(connection.call("C_Verify", deadline, session, _MESSAGE, results[2][1])[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,7 @@ class Agreement:
 def check_value_proof(check_value: bytes | None) -> CheckValue:
     """The proof by this check value. Raises Unreplicable where there is none."""
     if not check_value:
-        raise Unreplicable("there is no check value, by which a copy is proved")
+        raise Unreplicable("there is no check value, by which a copy is proved", doubtful=True)
     return CheckValue(check_value)
 
 
@@ -199,7 +206,12 @@ def agreement(
     if not point:
         return None
     mechanism = Mechanism(derivation, _ecdh(_raw_point(point)) if key_type == ck.CKK_EC else Parameter(point))
-    agreed = _agree(connection, session, original, mechanism, deadline)
+    try:
+        agreed = _agree(connection, session, original, mechanism, deadline)
+    except SearchFailed as failure:
+        if not is_without_reason(failure.rv):
+            raise
+        return None
     return Agreement(mechanism, agreed) if agreed else None
 
 
@@ -229,9 +241,9 @@ def _agree(connection: Connection, session: int, key: int, mechanism: Mechanism,
         Attribute(ck.CKA_VALUE_LEN, ulong(_AGREED)),
     )
     rv, secret = make(connection, "C_DeriveKey", deadline, session, mechanism, key, template, None)
-    if not well(rv):
+    if not _reasoned(rv):
         return None
-    return read_attributes(connection, session, secret, (ck.CKA_VALUE,), deadline).get(ck.CKA_VALUE)
+    return read_attributes(connection, session, secret, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE)
 
 
 def _verifier(key_type: int, public: Mapping[int, bytes]) -> Template:
@@ -251,13 +263,14 @@ def prove_secret(connection: Connection, session: int, copy: int, check_value: b
     set, once it has been seen that a wrong one is refused. Raises MemberLost, SearchFailed."""
     if not check_value:
         return False
-    shown = read_attributes(connection, session, copy, (ck.CKA_CHECK_VALUE,), deadline).get(ck.CKA_CHECK_VALUE)
+    told = (ck.CKA_CHECK_VALUE,)
+    shown = read_attributes(connection, session, copy, told, deadline, sure=True).get(ck.CKA_CHECK_VALUE)
     if shown:
         return shown == check_value
     wrong = bytes([check_value[0] ^ 1]) + check_value[1:]
     if well(set_check_value(connection, session, copy, wrong, deadline)):
         return False
-    return well(set_check_value(connection, session, copy, check_value, deadline))
+    return _reasoned(set_check_value(connection, session, copy, check_value, deadline))
 
 
 def set_check_value(connection: Connection, session: int, key: int, value: bytes, deadline: float) -> int:

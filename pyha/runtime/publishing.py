@@ -19,9 +19,9 @@ from pyha.ha.replication import domain_for, value_of
 from pyha.runtime import escrow
 from pyha.runtime.admission import domain_handles
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import make
+from pyha.runtime.housekeeping import SearchFailed, make
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.outcomes import Unreplicable, refused
+from pyha.runtime.outcomes import Unreplicable, is_without_reason, refused
 from pyha.runtime.proving import Proof, well
 from pyha.runtime.refinding import made_with, record_like
 from pyha.runtime.steps import Placed, on_each, step
@@ -85,11 +85,10 @@ def wrap(
     for mechanism in (ck.CKM_AES_KEY_WRAP, ck.CKM_RSA_PKCS_OAEP):
         try:
             wrapped = _wrap_by(group, connection, session, mechanism, original, shown, template, deadline)
+            if gives_back(group, connection, session, wrapped, proof, deadline):
+                return wrapped
         except Unreplicable as reason:
             failure = reason
-            continue
-        if gives_back(group, connection, session, wrapped, proof, deadline):
-            return wrapped
     raise failure
 
 
@@ -114,7 +113,7 @@ def _wrap_by(
     if not well(rv, "C_WrapKey"):
         if not connection.alive(deadline):
             raise MemberLost(f"C_WrapKey answered {rv_name(rv)} and the probe failed")
-        raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}")
+        raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}", is_without_reason(rv))
     blob: bytes = results[4][1]
     length = number(shown.get(ck.CKA_VALUE_LEN)) or None
     if length is None and mechanism == ck.CKM_AES_KEY_WRAP:
@@ -198,8 +197,8 @@ def prove_copy(
     """The CK_RV of unwrapping a session copy with all that its proof needs, on `session`. Raises Unreplicable where it
     is not the key, MemberLost, SearchFailed, SessionRefused."""
     rv, copy = unwrap(group, connection, session, wrapped, _for_proof(wrapped.template, proof), deadline)
-    if rv == ck.CKR_OK and not proof.holds(connection, session, copy, deadline):
-        raise _unproved(group, index)
+    if rv == ck.CKR_OK:
+        _expect_proved(group, index, connection, session, copy, proof, deadline)
     return rv
 
 
@@ -222,13 +221,27 @@ def _provable(template: Template, needs: int | None) -> Template:
 def gives_back(
     group: GroupRuntime, connection: Connection, session: int, wrapped: Wrapped, proof: Proof, deadline: float
 ) -> bool:
-    """Whether unwrapping gives the very key again, tried on the original's own session."""
+    """Whether unwrapping gives the very key again, tried on the original's own session. Raises Unreplicable where the
+    module fails at it without a reason, MemberLost, SearchFailed, SessionRefused."""
     rv, copy = unwrap(group, connection, session, wrapped, _for_proof(wrapped.template, proof), deadline)
+    if is_without_reason(rv):
+        raise Unreplicable(f"C_UnwrapKey answered {rv_name(rv)}", is_without_reason(rv))
     return rv == ck.CKR_OK and proof.holds(connection, session, copy, deadline)
 
 
-def _unproved(group: GroupRuntime, index: int) -> Unreplicable:
-    return Unreplicable(f"the copy on member {group.name(index)} is not proved to be the same key")
+def _expect_proved(
+    group: GroupRuntime, index: int, connection: Connection, session: int, copy: int, proof: Proof, deadline: float
+) -> None:
+    """Raises Unreplicable where the copy is not the key, MemberLost, SearchFailed."""
+    what, doubtful = f"the copy on member {group.name(index)} is not proved to be the same key", False
+    try:
+        if proof.holds(connection, session, copy, deadline):
+            return
+    except SearchFailed as failure:
+        if not is_without_reason(failure.rv) or not connection.alive(deadline):
+            raise
+        what, doubtful = f"{what}: {failure}", True
+    raise Unreplicable(what, doubtful)
 
 
 def _try(group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof, whole: bool) -> None:
@@ -272,8 +285,8 @@ def _place(
                 return rv, 0
             placed.add(index, connection, real, find)
             tried = True
-            if proof is not None and not proof.holds(connection, session, real, deadline):
-                raise _unproved(group, index)
+            if proof is not None:
+                _expect_proved(group, index, connection, session, real, proof, deadline)
             return rv, real
         finally:
             connection.discard(session, deadline)
