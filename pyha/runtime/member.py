@@ -99,15 +99,24 @@ class Connection:
         self._resident = resident or Resident()
         self._entered = False
         self._finishing = False  # who ends the connection waits for its helper
+        self._starting = threading.Lock()  # held while the helper starts
+        self._over = False  # `abandon` was here, perhaps before there was a link
 
     # -- life ---------------------------------------------------------------------------------------------------
 
     def connect(self, deadline: float) -> None:
         """Start the link, initialise the module, find the token. Raises MemberLost with the cause."""
-        try:
-            self._link = self._open_link(deadline)
-        except LinkFailed as failure:
-            raise MemberLost(str(failure)) from None
+        with self._starting:
+            if self._over:
+                raise MemberLost(self._cause)
+            try:
+                self._link = self._open_link(deadline)
+            except LinkFailed as failure:
+                raise MemberLost(str(failure)) from None
+        if self._over:
+            # Who ended the connection could wait no longer for the start, and found nothing to end.
+            self.close()
+            raise MemberLost(self._cause)
         try:
             self._initialize(deadline)
             self._find_token(deadline)
@@ -215,7 +224,11 @@ class Connection:
         self.abandon(deadline)
 
     def abandon(self, deadline: float) -> None:
-        """`finish`, while another thread still connects it: its module is not ours to finalize."""
+        """`finish`, while another thread still connects it: its module is not ours to finalize. A helper that is just
+        starting is waited for: nobody could end it yet, and it would go to its token afterwards."""
+        self._over = True
+        if self._starting.acquire(timeout=max(0.0, deadline - self.clock())):
+            self._starting.release()
         link = self._link
         if link is not None:
             self._link = None

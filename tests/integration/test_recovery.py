@@ -16,9 +16,10 @@ from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
 from tests.chaos import behind_chaos
-from tests.client import Client, aes_key, client, ec_pair, helpers
+from tests.client import Client, aes_key, all_helpers, client, ec_pair, helpers, wait_for_end
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
+from tests.native_tools import NATIVE, compile_c
 from tests.softhsm import MODULE
 
 Group = Callable[..., TestGroup]
@@ -101,6 +102,23 @@ def test_a_login_that_is_under_way_when_the_application_ends_comes_to_its_own_en
         after = [file.stat().st_mtime_ns for file in made.tokens[0].conf.parent.glob("tokens/*/token.object")]
         assert len(written) > 0
         assert written != after
+
+
+def test_a_helper_that_starts_when_the_application_ends_does_nothing_to_its_token(group: Group, tmp_path: Path) -> None:
+    made = recovering(group)
+    module = compile_c(NATIVE / "slow_start.c", tmp_path / "slow.so", "-I/usr/include/p11-kit-1", "-shared", "-fPIC")
+    gate = tmp_path / "gate"
+    made.put_module(0, str(module), {"SLOW_START": str(gate)})
+    store = made.tokens[0].conf.parent / "tokens"
+    with client(made.module, made.environment) as app:
+        app.logged_in(app.slot_of(LABEL))
+        os.mkfifo(gate)
+        kill(made, 0)
+        with gate.open("wb"):  # opens when the new helper has
+            assert app.finalize() == OK
+            before = {file: file.stat().st_mtime_ns for file in store.glob("*/*")}
+        wait_for_end(all_helpers(LABEL))
+        assert {file: file.stat().st_mtime_ns for file in store.glob("*/*")} == before
 
 
 def test_on_call_the_attempt_is_made_inside_the_next_call(group: Group) -> None:
