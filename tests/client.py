@@ -6,6 +6,7 @@ of its own, by remote control; `Client` itself may also be used where a script h
 
 import ctypes
 import os
+import select
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -346,6 +347,32 @@ def helpers(label: str, members: Sequence[str] | None = None) -> dict[str, int]:
     """The helper processes of a group: member name -> pid, found by the title that they show; of two the younger one,
     because a helper that a test stopped outlives its application."""
     found: dict[str, tuple[int, int]] = {}
+    for member, pid in _titles(label):
+        if members is None or member in members:
+            found[member] = max(found.get(member, (0, 0)), (_started(Path("/proc") / str(pid)), pid))
+    return {member: pid for member, (_, pid) in found.items()}
+
+
+def all_helpers(label: str) -> list[int]:
+    """Every helper process of a group, those on their way out as well."""
+    return [pid for _, pid in _titles(label)]
+
+
+def wait_for_end(processes: Sequence[int], limit: float = 30.0) -> None:
+    """Until they are gone. Raises AssertionError where one is still there after so many seconds."""
+    for pid in processes:
+        try:
+            descriptor = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            assert select.select([descriptor], [], [], limit)[0], f"helper {pid} is still there"
+        finally:
+            os.close(descriptor)
+
+
+def _titles(label: str) -> Iterator[tuple[str, int]]:
+    """(member name, pid) of each helper of a group."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
@@ -357,9 +384,8 @@ def helpers(label: str, members: Sequence[str] | None = None) -> dict[str, int]:
             continue
         for word in words:
             group, _, member = word.decode(errors="replace").partition("/")
-            if group == label and (members is None or member in members):
-                found[member] = max(found.get(member, (0, 0)), (_started(entry), int(entry.name)))
-    return {member: pid for member, (_, pid) in found.items()}
+            if group == label:
+                yield member, int(entry.name)
 
 
 def _started(process: Path) -> int:

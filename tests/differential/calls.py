@@ -70,3 +70,18 @@ class Call:
     def __repr__(self) -> str:
         made = "" if self.makes is None else f", makes={self.makes!r}"
         return f"Call({self.name!r}, {self.arguments!r}{made})"
+
+
+def shortened(value: Any) -> str:
+    """A call, a fault, or a value of an argument, for people: without what is long."""
+    if isinstance(value, Call):
+        made = "" if value.makes is None else f" makes {value.makes!r}"
+        return f"{value.name}({', '.join(map(shortened, value.arguments))}){made}"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(shortened, value))})"
+    if isinstance(value, bytes) and len(value) > _LONG:
+        return f"{value[:_LONG]!r}...{len(value)}"
+    return repr(value)
+
+
+_LONG = 16

@@ -1,15 +1,19 @@
 """What happens to members between two calls, as plain data that is drawn, shrunk and printed like the calls."""
 
+import fcntl
 import os
 import signal
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from tests.chaos import Plan, behind_chaos
-from tests.client import helpers
+from tests.chaos import LIMIT, Plan, behind_chaos
+from tests.client import all_helpers, helpers, wait_for_end
 from tests.integration.conftest import TestGroup
+from tests.softhsm import SoftHSMToken
 
 
 class Way(StrEnum):
@@ -61,13 +65,22 @@ class Trouble:
         pid = helpers(self.group.label).get(self.group.tokens[fault.member].label)
         if pid is None:
             return "was out"
-        with suppress(ProcessLookupError):
+        with _not_written(self.group.tokens[fault.member]), suppress(ProcessLookupError):
             os.kill(pid, _SIGNALS[fault.way])
         return fault.way
 
+    def end(self) -> None:
+        """Once the slot is finalised: a helper that was let go of may be inside of its module for a moment yet, and
+        must not meet the tokens of the next sequence."""
+        wait_for_end(all_helpers(self.group.label))
+
+    def said(self) -> str:
+        """What was logged since `begin`."""
+        return self.group.logged()[self._read :]
+
     def present(self) -> list[int]:
         """The members that are in, by what was logged since `begin`."""
-        lines = self.group.logged()[self._read :].splitlines()
+        lines = self.said().splitlines()
         names = [token.label for token in self.group.tokens]
         out = set()
         for line in lines:
@@ -77,3 +90,26 @@ class Trouble:
             elif name in names and line.endswith(" returned"):
                 out.discard(names.index(name))
         return [index for index in range(len(names)) if index not in out]
+
+
+@contextmanager
+def _not_written(token: SoftHSMToken) -> Iterator[None]:
+    """While nobody is writing the token's file: SoftHSM empties it first, at every login, and a token whose helper is
+    killed there (it may be on its way back) is lost for good, with its PIN. What a member holds otherwise may be torn:
+    resync mends it."""
+    limit = time.monotonic() + LIMIT
+    with _file_of(token).open("r+b") as file:
+        while True:
+            fcntl.lockf(file, fcntl.LOCK_EX)  # as SoftHSM locks it itself, though it may write after it has unlocked
+            if os.fstat(file.fileno()).st_size:
+                break
+            fcntl.lockf(file, fcntl.LOCK_UN)
+            assert time.monotonic() < limit, f"the file of token {token.label} stays empty"
+            time.sleep(0.001)  # what its writer does next, nobody is told
+        yield
+
+
+def _file_of(token: SoftHSMToken) -> Path:
+    """The file of the token itself: its store names the directory by a UUID that ends with the serial."""
+    (file,) = token.conf.parent.glob(f"tokens/*-{token.serial[:4]}-{token.serial[4:]}/token.object")
+    return file

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import HISTORY
 from pyha.cryptoki.names import rv_name
-from tests.differential.calls import Call
+from tests.differential.calls import Call, shortened
 from tests.differential.faults import Fault
 from tests.differential.lockstep import MATERIAL, Difference, Lockstep
 from tests.differential.scene import Object, Scene, token_objects
@@ -48,10 +48,22 @@ class Tally:
 def play(scene: Scene, sequence: Sequence[Call | Fault], tally: Tally) -> None:
     """Raises Differs at the first difference that is not tolerated."""
     tally.sequences += 1
+    played: list[Call | Fault] = []
+    try:
+        _play(scene, sequence, played, tally)
+    except AssertionError as failure:
+        # Of a failure over real tokens there may be this one only: all that was to be seen belongs to it.
+        lines = [f"{number:4} {shortened(each)}" for number, each in enumerate(played, 1)]
+        parts = f"{len(played)} of {len(sequence)} calls and faults of sequence {tally.sequences} were played:"
+        failure.add_note("\n".join([parts, *lines, *scene.said().splitlines()]))
+        raise
+
+
+def _play(scene: Scene, sequence: Sequence[Call | Fault], played: list[Call | Fault], tally: Tally) -> None:
     lockstep = scene.start()
     ended = False
     try:
-        ended = _calls(scene, lockstep, sequence, tally)
+        ended = _calls(scene, lockstep, sequence, played, tally)
         if ended:
             bare = token_objects(scene.bare, lockstep.slots[0])
             slot = token_objects(scene.slot, lockstep.slots[1])
@@ -67,9 +79,12 @@ def play(scene: Scene, sequence: Sequence[Call | Fault], tally: Tally) -> None:
             _alike(slot, objects, f"member {index}", set())
 
 
-def _calls(scene: Scene, lockstep: Lockstep, sequence: Sequence[Call | Fault], tally: Tally) -> bool:
+def _calls(
+    scene: Scene, lockstep: Lockstep, sequence: Sequence[Call | Fault], played: list[Call | Fault], tally: Tally
+) -> bool:
     """False: the sides are apart, by a difference that is tolerated."""
     for call in sequence:
+        played.append(call)
         if isinstance(call, Fault):
             tally.faults[scene.strike(call)] += 1
             lockstep.struck = True
@@ -92,7 +107,7 @@ def _said(difference: Difference) -> str:
     if difference.field == "rv":
         bare, slot = _name(bare), _name(slot)
     about = "" if difference.attribute is None else f" {difference.attribute:#x}"
-    return f"{difference.call}: {difference.field}{about}: {bare!r} on the bare module, {slot!r} on the slot"
+    return f"{shortened(difference.call)}: {difference.field}{about}: {bare!r} on the bare module, {slot!r} on the slot"
 
 
 def _name(rv: int) -> str:

@@ -8,10 +8,11 @@ from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import ATTRIBUTES
+from pyha.cryptoki.names import rv_name
 from pyha.ha.domain import APPLICATION
 from tests.differential.faults import Fault, Trouble
 from tests.differential.lockstep import Lockstep
-from tests.differential.worker import Worker
+from tests.differential.worker import Answer, Worker
 from tests.integration.conftest import TestGroup
 from tests.softhsm import MODULE, SoftHSM
 
@@ -51,7 +52,7 @@ class Scene:
             self.trouble.begin()
         for worker in (self.bare, self.slot):
             initialized = worker.call("C_Initialize", None).rv
-            assert initialized == ck.CKR_OK, hex(initialized)
+            assert initialized == ck.CKR_OK, rv_name(initialized)
         return Lockstep(
             self.bare, self.slot, (slot_of(self.bare, self._token.label), slot_of(self.slot, self.group.label))
         )
@@ -68,7 +69,14 @@ class Scene:
     def stop(self) -> None:
         """Both sides finalised. What had crashed is not initialised any more."""
         for worker in (self.bare, self.slot):
-            assert worker.call("C_Finalize", None).rv in (ck.CKR_OK, ck.CKR_CRYPTOKI_NOT_INITIALIZED)
+            finalized = worker.call("C_Finalize", None).rv
+            assert finalized in (ck.CKR_OK, ck.CKR_CRYPTOKI_NOT_INITIALIZED), rv_name(finalized)
+        if self.trouble is not None:
+            self.trouble.end()
+
+    def said(self) -> str:
+        """What the slot has logged in this sequence, where that is known."""
+        return "" if self.trouble is None else self.trouble.said()
 
     def close(self) -> None:
         """Ends the processes."""
@@ -78,11 +86,12 @@ class Scene:
     def on_members(self, indices: list[int]) -> dict[int, dict[bytes, Object]]:
         """What these members' tokens hold of the application's objects, asked of their own module. To be called once
         the group is finalised."""
-        assert self.members.call("C_Initialize", None).rv == ck.CKR_OK
-        tokens = self.group.tokens
-        found = {at: token_objects(self.members, slot_of(self.members, tokens[at].label)) for at in indices}
-        assert self.members.call("C_Finalize", None).rv == ck.CKR_OK
-        return found
+        _done(self.members, "C_Initialize", None)
+        try:
+            tokens = self.group.tokens
+            return {at: token_objects(self.members, slot_of(self.members, tokens[at].label)) for at in indices}
+        finally:
+            _done(self.members, "C_Finalize", None)
 
 
 def slot_of(worker: Worker, label: str) -> int:
@@ -95,16 +104,26 @@ def slot_of(worker: Worker, label: str) -> int:
     raise AssertionError(f"no token {label}")
 
 
+def _done(worker: Worker, name: str, *values: Any) -> Answer:
+    """A call that has to succeed."""
+    answer = worker.call(name, *values)
+    assert answer.rv == ck.CKR_OK, f"{name} answered {rv_name(answer.rv)}"
+    return answer
+
+
 def token_objects(worker: Worker, slot: int, pins: tuple[bytes, ...] = (b"1234", b"4321")) -> dict[bytes, Object]:
     """The token objects that a new login sees, by their label and class, without the group's own."""
-    assert worker.call("C_CloseAllSessions", slot).rv == ck.CKR_OK
-    opened = worker.call("C_OpenSession", slot, ck.CKF_SERIAL_SESSION, None, True)
-    assert opened.rv == ck.CKR_OK
-    session = opened.results[3]
-    assert ck.CKR_OK in [worker.call("C_Login", session, ck.CKU_USER, pin).rv for pin in pins]
-    assert worker.call("C_FindObjectsInit", session, ((ck.CKA_TOKEN, True),)).rv == ck.CKR_OK
-    handles = worker.call("C_FindObjects", session, 1000).results[1]
-    assert worker.call("C_FindObjectsFinal", session).rv == ck.CKR_OK
+    _done(worker, "C_CloseAllSessions", slot)
+    session = _done(worker, "C_OpenSession", slot, ck.CKF_SERIAL_SESSION, None, True).results[3]
+    logins = []
+    for pin in pins:
+        logins.append(worker.call("C_Login", session, ck.CKU_USER, pin).rv)
+        if logins[-1] == ck.CKR_OK:
+            break
+    assert ck.CKR_OK in logins, f"C_Login answered {[rv_name(rv) for rv in logins]} on slot {slot}"
+    _done(worker, "C_FindObjectsInit", session, ((ck.CKA_TOKEN, True),))
+    handles = _done(worker, "C_FindObjects", session, 1000).results[1]
+    _done(worker, "C_FindObjectsFinal", session)
     found: dict[bytes, Object] = {}
     for handle in handles:
         shown = _attributes(worker, session, handle)
@@ -114,7 +133,7 @@ def token_objects(worker: Worker, slot: int, pins: tuple[bytes, ...] = (b"1234",
         key = label + b" " + (shown[ck.CKA_CLASS] or b"")[:1].hex().encode()
         assert key not in found, f"two objects {key!r}"
         found[key] = shown
-    assert worker.call("C_CloseAllSessions", slot).rv == ck.CKR_OK
+    _done(worker, "C_CloseAllSessions", slot)
     return found
 
 

@@ -485,14 +485,17 @@ def _without_pins(calls: Calls) -> Calls:
 
 @st.composite
 def troubled(draw: st.DrawFn, members: int, most: int = 10) -> list[Call | Fault]:
-    """A sequence in which members fail, and one never does. At most one fault costs a deadline."""
+    """A sequence in which members fail, and one never does. At most one fault costs a deadline; crashes meet one member
+    only: a call that two helpers crash in gets its error (SEMANTICS.md section 3)."""
     sequence: list[Call | Fault] = list(_without_pins(draw(sequences(most))))
     spared = draw(st.integers(0, members - 1))
     others = [index for index in range(members) if index != spared]
+    crashes = draw(st.sampled_from(others))
     ways = st.sampled_from([Way.KILLED, Way.KILLED, Way.REMOVED, Way.REMOVED, Way.DIES])
     for number in range(draw(st.integers(1, 4))):
         way = draw(ways if number else st.one_of(ways, ways, ways, st.sampled_from([Way.STOPPED, Way.HANGS])))
         function = draw(st.sampled_from(_STRUCK)) if way in (Way.REMOVED, Way.DIES, Way.HANGS) else ""
         at = draw(st.integers(0, len(sequence)))
-        sequence.insert(at, Fault(draw(st.sampled_from(others)), way, function))
+        member = crashes if way is Way.DIES else draw(st.sampled_from(others))
+        sequence.insert(at, Fault(member, way, function))
     return sequence

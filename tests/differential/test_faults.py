@@ -7,18 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
 
 from pyha.cli import config_write
 from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
-from tests.differential.calls import Call
-from tests.differential.faults import Fault, Trouble
+from tests.differential.drawn import EXAMPLES, play_drawn
+from tests.differential.faults import Trouble
 from tests.differential.play import Tally, play
 from tests.differential.scene import Scene
-from tests.differential.sequences import troubled
-from tests.differential.test_sequences import EXAMPLES, chosen
 from tests.integration.conftest import NO_RECOVERY, TestGroup
 
 MEMBERS = 3
@@ -37,13 +34,8 @@ def test_members_fail_and_the_answers_are_the_same(
     config_write.write(str(made.conf), config_write.render(written))
     scene, tally = Scene(made, tmp_path, Trouble(made, tmp_path)), Tally()
 
-    @settings(chosen, max_examples=max(EXAMPLES // 4, 12))
-    @given(troubled(MEMBERS))
-    def compare(sequence: list[Call | Fault]) -> None:
-        play(scene, sequence, tally)
-
     try:
-        compare()
+        play_drawn("troubled", (MEMBERS,), 12, lambda sequence: play(scene, sequence, tally))
     finally:
         scene.close()
     with capsys.disabled():

@@ -112,11 +112,11 @@ def test_members_come_and_go_while_two_applications_work(group: Group) -> None:
             pyha(made, "standby", made.tokens[1].serial)
             logged(made, f"member {second} is a standby member now", times=2)
             gone(made, 0)
-            # A broken file changes nothing, and is named once.
+            # A broken file changes nothing, and is named once. (Never half a file: that is broken in another way.)
             good = made.conf.read_text()
-            made.conf.write_text(good.replace("deadline", "dreadline") + "\n[[group]]\nlabel = 7\n")
+            config_write.write(str(made.conf), good.replace("deadline", "dreadline") + "\n[[group]]\nlabel = 7\n")
             logged(made, "the running configuration goes on", times=2)
-            made.conf.write_text(good)
+            config_write.write(str(made.conf), good)
             # It comes back, and works alone: the third is disabled, and the second stands by.
             made.reconfigure(lambda now: replace(now, members=(configured.members[0], *now.members)))
             logged(made, f"member {first} returned", times=2)
@@ -127,8 +127,8 @@ def test_members_come_and_go_while_two_applications_work(group: Group) -> None:
             logged(made, f"member {third} returned", times=2)
         assert one.slots()[1] == other.slots()[1] == [slot]
         assert one.token_info(slot)[1][:96] == token
-        assert made.logged().count("the running configuration goes on") == 2
-        assert " lost" not in made.logged()
+        assert made.logged().count("the running configuration goes on") == 2, made.logged()
+        assert " lost" not in made.logged(), made.logged()
 
 
 @pytest.mark.parametrize("recovery", [ON_CALL, MANUAL], ids=["on-call", "manual"])
@@ -204,7 +204,7 @@ def test_a_group_that_is_configured_no_more_serves_on(group: Group) -> None:
         logged(made, "is configured no more")
         assert app.random(session)[0] == OK
         # Back again, with a shorter deadline: followed as before.
-        made.conf.write_text(kept)
+        config_write.write(str(made.conf), kept)
         made.reconfigure(lambda now: replace(member(now, 2, enabled=False), deadline=7.0))
         gone(made, 2)
         assert app.random(session)[0] == OK
