@@ -110,8 +110,7 @@ class Provider:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
         if group.recovery.mode is not _BACKGROUND:
-            self._reload.look()
-            recovery.on_call(group)
+            self._recover(group)
         try:
             if route is _EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
@@ -127,6 +126,11 @@ class Provider:
         except (SearchFailed, SessionRefused):
             # One of our own steps beside the call was refused; why is nothing that the application could act on.
             return ck.CKR_DEVICE_ERROR, []
+
+    def _recover(self, group: GroupRuntime) -> None:
+        """The seed's rule: a call that needs members first tries the lost ones that are due, where no thread does."""
+        self._reload.look()
+        recovery.on_call(group)
 
     def _routed(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> Answer:
         route = function.route
@@ -233,6 +237,8 @@ class Provider:
         if not flags & ck.CKF_SERIAL_SESSION:
             return ck.CKR_SESSION_PARALLEL_NOT_SUPPORTED, []
         writable = bool(flags & ck.CKF_RW_SESSION)
+        if group.recovery.mode is not _BACKGROUND:
+            self._recover(group)
         try:
             group.contact()
             # The lock that the end of the last session takes too: it must not log out who is just coming.

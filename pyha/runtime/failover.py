@@ -13,6 +13,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.runtime.admission import expect_domain
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
@@ -155,4 +156,7 @@ def _heal(
     if group.user is None:
         return False
     connection.forget_login(logins, deadline)
-    return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)
+    if not group.log_in_member(index, connection, deadline):
+        return False
+    expect_domain(group, connection, deadline)
+    return policy.renew_session(index, connection, deadline)
