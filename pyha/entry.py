@@ -19,10 +19,13 @@ from pyha.cryptoki.values import InitializeArgs
 from pyha.provider import Provider
 from pyha.runtime import log
 from pyha.runtime.assembly import ConfigurationUnusable, assemble
+from pyha.runtime.failover import Tried
+from pyha.runtime.straight import Way
 
 _DEFAULT = Codecs()
 _INITIALIZE = BY_NAME["C_Initialize"].index
 _FINALIZE = BY_NAME["C_Finalize"].index
+_FAILED = ck.CKR_GENERAL_ERROR
 
 
 class _Module:
@@ -34,6 +37,7 @@ class _Module:
         self.provider: Provider | None = None
         self.complaint = ""  # said already, though an application may ask again and again
         self.codecs = _DEFAULT
+        self.ways: list[Way | None] = []
         self.fork = lib.pyha_generation_of_fork()
 
 
@@ -66,6 +70,8 @@ def _initialize(module: _Module, values: list[Any]) -> int:
         module.codecs = codecs
         threads = args is None or not args.flags & ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS
         module.provider = Provider(groups, reload, guarded, threads)
+        module.ways = module.provider.straight_ways(codecs.mechanisms, _go_on)
+        lib.pyha_straight_allow(1)
         lib.pyha_set_initialized(1)
     return ck.CKR_OK
 
@@ -82,7 +88,7 @@ def _finalize(module: _Module, values: list[Any]) -> int:
     return ck.CKR_OK
 
 
-def _answer(index: int, arguments: Any) -> int:
+def _answer(index: int, arguments: Any, tried: Tried | None = None) -> int:
     function = FUNCTIONS[index]
     # A forked child does not come here before its own C_Initialize: its C flag was cleared.
     module = _current() if index == _INITIALIZE else _module
@@ -97,7 +103,7 @@ def _answer(index: int, arguments: Any) -> int:
         if index == _FINALIZE:
             return _finalize(module, values)
         assert provider is not None
-        rv, results = provider.call(function, values)
+        rv, results = provider.call(function, values, tried)
     except Refused as refusal:
         return refusal.rv
     except MemoryError:
@@ -106,6 +112,30 @@ def _answer(index: int, arguments: Any) -> int:
         # C_Finalize came while the call was inside: its members are gone, and so is what it could say of them.
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED
     return codec.encode(arguments, values, results, rv) if results else rv
+
+
+def _go_on(index: int, call: Any, tried: Tried) -> int:
+    """The general way, from where a straight one ended."""
+    return _answer(index, call.arguments, tried)
+
+
+@ffi.def_extern()
+def pyha_dispatch_straight(index: int, call: Any, session: int, key: int, mechanism: int, parameter_length: int) -> int:
+    """Answer one call of which C has read what the straight way has to know: the CK_RV, with the bits of
+    CKR_GENERAL_ERROR turned."""
+    try:
+        module = _module
+        provider = module.provider
+        way = module.ways[index] if provider is not None else None
+        rv = way(call, session, key, mechanism, parameter_length) if way is not None else None
+        if rv is None:
+            rv = _answer(index, call.arguments)
+        elif module.provider is not provider:
+            rv = ck.CKR_CRYPTOKI_NOT_INITIALIZED
+        return rv ^ _FAILED
+    except BaseException as fault:
+        log.log("error", f"{FUNCTIONS[index].name} answered {rv_name(ck.CKR_GENERAL_ERROR)}: {_where(fault)}")
+        return 0
 
 
 @ffi.def_extern()

@@ -8,17 +8,19 @@ Sources: SEMANTICS.md sections 1 and 2; PKCS #11 Base Specification 2.40 section
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pyha.abi.info import pack
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Operation, Route
 from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
+from pyha.cryptoki.mechanisms import MechanismRow
 from pyha.ha.settings import RecoveryMode
 from pyha.runtime import changing, creating, everywhere, reading, recovery, searching
 from pyha.runtime.binding import MECHANISMS_AT
 from pyha.runtime.calls import Unknown, single
+from pyha.runtime.failover import Tried
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import SessionRefused
@@ -26,6 +28,7 @@ from pyha.runtime.monitor import Guard, Monitor
 from pyha.runtime.operations import cancel, drop, operate
 from pyha.runtime.reload import Reload
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.straight import General, Way, ways
 
 Answer = tuple[int, list[Any]]
 _Local = Callable[[list[Any]], Answer]
@@ -98,8 +101,9 @@ class Provider:
 
     # -- the one way in -----------------------------------------------------------------------------------------
 
-    def call(self, function: Function, values: list[Any]) -> Answer:
-        """Answer one decoded call: (CK_RV, results, one an argument; empty where there are none)."""
+    def call(self, function: Function, values: list[Any], tried: Tried | None = None) -> Answer:
+        """Answer one decoded call: (CK_RV, results, one an argument; empty where there are none). `tried`: what the
+        straight way has met, on one member."""
         route = function.route
         if route is _LOCAL:
             return self._local[function.name](values)
@@ -109,8 +113,9 @@ class Provider:
         if route is _REFUSE:
             return ck.CKR_FUNCTION_NOT_SUPPORTED, []
         group = self._groups[session.slot]
-        if group.recovery.mode is not _BACKGROUND:
-            self._recover(group)
+        if tried is None and group.recovery.mode is not _BACKGROUND:
+            # Never for what was tried already, which comes with its session's lock.
+            self._before(group)
         try:
             if route is _EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
@@ -118,7 +123,7 @@ class Provider:
             with session.lock:
                 if session.closed:
                     return ck.CKR_SESSION_HANDLE_INVALID, []
-                return self._routed(group, session, function, values)
+                return self._routed(group, session, function, values, tried)
         except Unknown as unknown:
             return unknown.rv, []
         except NobodyLeft as nobody:
@@ -127,20 +132,31 @@ class Provider:
             # One of our own steps beside the call was refused; why is nothing that the application could act on.
             return ck.CKR_DEVICE_ERROR, []
 
-    def _recover(self, group: GroupRuntime) -> None:
-        """The seed's rule: a call that needs members first tries the lost ones that are due, where no thread does."""
+    def straight_ways(self, mechanisms: Mapping[int, MechanismRow], general: General) -> list[Way | None]:
+        """The straight way of each function, by its index. `general`: goes on with what one of them has met."""
+        return ways(self._sessions, self._groups, self._before, mechanisms, general)
+
+    def _before(self, group: GroupRuntime) -> None:
+        """What a monitor does where there is one."""
         self._reload.look()
         recovery.on_call(group)
 
-    def _routed(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> Answer:
+    def _routed(
+        self,
+        group: GroupRuntime,
+        session: VirtualSession,
+        function: Function,
+        values: list[Any],
+        tried: Tried | None,
+    ) -> Answer:
         route = function.route
         for position in MECHANISMS_AT[function.index]:
             if group.mechanisms is not None and values[position].type not in group.mechanisms:
                 return ck.CKR_MECHANISM_INVALID, []
         if route in _OPERATES:
-            return operate(group, session, function, values)
+            return operate(group, session, function, values, tried)
         if route is _ANY:
-            return single(group, function, values)
+            return single(group, function, values, tried)
         if route is _READ:
             return reading.read(group, function, values)
         if route is _SEARCH:
@@ -237,8 +253,6 @@ class Provider:
         if not flags & ck.CKF_SERIAL_SESSION:
             return ck.CKR_SESSION_PARALLEL_NOT_SUPPORTED, []
         writable = bool(flags & ck.CKF_RW_SESSION)
-        if group.recovery.mode is not _BACKGROUND:
-            self._recover(group)
         try:
             group.contact()
             # The lock that the end of the last session takes too: it must not log out who is just coming.

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "entry.h"
+#include "straight.h"
 #include "paths.h" /* generated: the Python built for, where its library and our packages are */
 #include "start.h" /* generated: shim/start.py as a string */
 
@@ -448,6 +449,21 @@ CK_RV pyha_call(uint32_t index, void *arguments)
     if (!atomic_load_explicit(&initialized, memory_order_acquire))
         return atomic_load(&state) == BROKEN ? PYHA_GENERAL_ERROR : PYHA_CRYPTOKI_NOT_INITIALIZED;
     return cross(index, arguments);
+}
+
+CK_RV pyha_call_straight(uint32_t index, void *arguments)
+{
+    struct pyha_straight call;
+    uint64_t answer;
+    int cancel;
+
+    if (!atomic_load_explicit(&initialized, memory_order_acquire) || !pyha_straight_allowed() ||
+        !pyha_straight_read(&call, index, arguments))
+        return pyha_call(index, arguments);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+    answer = pyha_dispatch_straight(index, &call, call.session, call.key, call.mechanism, call.parameter_length);
+    pthread_setcancelstate(cancel, NULL);
+    return answer ^ PYHA_GENERAL_ERROR;
 }
 
 CK_RV pyha_call_initialize(uint32_t index, void *arguments)

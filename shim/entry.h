@@ -27,6 +27,9 @@
  */
 CK_RV pyha_call(uint32_t index, void *arguments);
 
+/* The same for a function that may go the straight way (straight.h). */
+CK_RV pyha_call_straight(uint32_t index, void *arguments);
+
 /* The same for C_Initialize: starts the interpreter first, once in a process. */
 CK_RV pyha_call_initialize(uint32_t index, void *arguments);
 

@@ -22,6 +22,7 @@ _REASON = 512
 _ZEROS = bytes(4096)
 _UNLIMITED = 1 << 30  # places of a link without threads of its own
 _HELPER = b"pyha-host"
+_straight_run, _ANSWERED, _MALFORMED = lib.pyha_straight_run, lib.PYHA_ANSWERED, lib.PYHA_MALFORMED
 
 
 class LinkDead(Exception):
@@ -76,6 +77,13 @@ class Link(Protocol):
 
         Raises LinkDead, LinkLate, and MemoryError where this process or the helper has nothing left to make one of.
         """
+
+    def spare(self) -> Arena | None:
+        """Leases an ordinary arena that is there and that nobody waits for."""
+
+    def straight(self, arena: Arena, call: Any, session: int, key: int, deadline: float) -> int:
+        """Runs a straight call (cdata `pyha_straight *`, shim/straight.h) with a member's handles, and gives the arena
+        back: 0 where it answered CKR_OK, else PYHA_ANSWERED or PYHA_MALFORMED. Raises LinkDead, LinkLate."""
 
     def release(self, arena: Arena, used: int) -> None:
         """Wipes the first `used` bytes and gives the arena back. Once for each lease; never raises."""
@@ -153,6 +161,24 @@ class _Link:
         except BaseException:
             self._give_back(place)
             raise
+
+    def spare(self) -> Arena | None:
+        try:
+            return self._idle.pop() if not self._waiting else None
+        except IndexError:
+            return None
+
+    def straight(self, arena: Arena, call: Any, session: int, key: int, deadline: float) -> int:
+        outcome: int = _straight_run(call, arena._memory, session, key, deadline)
+        if outcome and outcome != _ANSWERED and outcome != _MALFORMED:
+            arena._spoiled = True
+            self.release(arena, arena.capacity)
+            raise self._ended(outcome)
+        if not self._closed:
+            self._idle.append(arena)
+            if self._waiting:
+                self._serve()
+        return outcome
 
     def release(self, arena: Arena, used: int) -> None:
         if used <= len(_ZEROS):

@@ -12,7 +12,7 @@ from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.values import Out
 from pyha.runtime.binding import MECHANISMS_AT, NAMES_OBJECTS, bind, handles_of, translated
 from pyha.runtime.carrying import gone
-from pyha.runtime.failover import NotThere, run
+from pyha.runtime.failover import NotThere, Tried, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
@@ -97,9 +97,11 @@ class Objects:
         return found
 
 
-def single(group: GroupRuntime, function: Function, values: list[Any]) -> tuple[int, list[Any]]:
-    """An ANY call: (CK_RV, results). Raises NobodyLeft, Unknown."""
-    return run(group, SingleCall(group, function, values), serves=not asks_size(values))
+def single(
+    group: GroupRuntime, function: Function, values: list[Any], tried: Tried | None = None
+) -> tuple[int, list[Any]]:
+    """An ANY call: (CK_RV, results). `tried`: its first try, where it was made already. Raises NobodyLeft, Unknown."""
+    return run(group, SingleCall(group, function, values), serves=not asks_size(values), tried=tried)
 
 
 def asks_size(values: list[Any]) -> bool:

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.names import rv_name
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.verdicts import Verdict, verdict
-from pyha.runtime.admission import expect_domain
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
@@ -38,6 +38,26 @@ class Abandoned(Exception):
         self.rv = rv
 
 
+@dataclass(slots=True)
+class Tried:
+    """A first try that was made before the loop (`straight`): on which member, since when (the group's clock), the
+    count of its logins before; what it answered, or how the member was lost."""
+
+    index: int
+    connection: Connection
+    start: float
+    logins: int
+    rv: int
+    results: list[Any]
+    loss: MemberLost | None
+
+    def answer(self) -> tuple[int, list[Any]]:
+        """What `attempt` would have said. Raises MemberLost."""
+        if self.loss is not None:
+            raise self.loss
+        return self.rv, self.results
+
+
 class Policy(Protocol):
     """What the loop needs to know of one call."""
 
@@ -56,16 +76,16 @@ class Policy(Protocol):
         """Bind the call's objects again. False: nothing to heal."""
 
 
-def run(group: GroupRuntime, policy: Policy, serves: bool = False) -> tuple[int, list[Any]]:
+def run(group: GroupRuntime, policy: Policy, serves: bool = False, tried: Tried | None = None) -> tuple[int, list[Any]]:
     """Carry the call out on the first member that answers: (CK_RV, results). `serves`: its success is an operation that
-    is done for the application. Raises NobodyLeft."""
+    is done for the application. `tried`: the first try, where it was made already. Raises NobodyLeft."""
     function = policy.function
     excluded: set[int] = set()
     poisoned = 0
     lost: tuple[int, str, float] | None = None
     missing: int | None = None
     while True:
-        index = policy.choose(excluded)
+        index = policy.choose(excluded) if tried is None else tried.index
         if index is None:
             if missing is not None:
                 return missing, []
@@ -74,14 +94,18 @@ def run(group: GroupRuntime, policy: Policy, serves: bool = False) -> tuple[int,
             group.news.count_failover(function.name, *lost, index)
             lost = None
         excluded.add(index)
+        first, tried = tried, None
         try:
-            connection, weight = group.enter(index, function)
+            if first is None:
+                connection, weight = group.enter(index, function)
+            else:
+                connection, weight = first.connection, group.burden(index, function)
         except MemberLost:
             continue
-        start = group.clock()
+        start = group.clock() if first is None else first.start
         served = False
         try:
-            rv, results = settle(group, policy, index, connection, start + group.patience(function))
+            rv, results = settle(group, policy, index, connection, start + group.patience(function), first)
             served = serves and rv == ck.CKR_OK
             return rv, results
         except (NotThere, MemberBusy) as absence:
@@ -99,20 +123,26 @@ def run(group: GroupRuntime, policy: Policy, serves: bool = False) -> tuple[int,
 
 
 def settle(
-    group: GroupRuntime, policy: Policy, index: int, connection: Connection, deadline: float
+    group: GroupRuntime,
+    policy: Policy,
+    index: int,
+    connection: Connection,
+    deadline: float,
+    tried: Tried | None = None,
 ) -> tuple[int, list[Any]]:
     """One member until it answers, every remedy once."""
     taken: tuple[Verdict, ...] = ()
-    if not group.log_in_member(index, connection, deadline):
+    if tried is None and not group.log_in_member(index, connection, deadline):
         raise MemberLost("its login was refused")
     while True:
-        logins = connection.logins
+        logins = connection.logins if tried is None else tried.logins
         ours = False
         try:
-            rv, results = policy.attempt(index, connection, deadline)
+            rv, results = policy.attempt(index, connection, deadline) if tried is None else tried.answer()
         except SearchFailed as failure:
             # A search of our own, on the way to the call: what it answered is not the application's.
             rv, results, ours = failure.rv, [], True
+        tried = None
         if rv == ck.CKR_OK:
             return rv, results
         group.news.count_error(index, rv)
@@ -156,7 +186,4 @@ def _heal(
     if group.user is None:
         return False
     connection.forget_login(logins, deadline)
-    if not group.log_in_member(index, connection, deadline):
-        return False
-    expect_domain(group, connection, deadline)
-    return policy.renew_session(index, connection, deadline)
+    return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)

@@ -98,7 +98,6 @@ class GroupRuntime:
             )
         )
         self.connections: list[Connection | None] = [None] * count
-        self.tokens: dict[int, TokenInfo] = {}  # member -> what its token said of itself when it came
         self.threads = True  # the application allows them, and the system gives them
         self.recovery = settings.recovery  # with the mode that is possible here
         # What makes and changes token objects shares it; who compares a returned member with the others is alone.
@@ -167,14 +166,9 @@ class GroupRuntime:
                 self.connections[index] = connection
                 self.value = after
                 self._used[index] = self.clock()  # it has just answered: not to be probed yet
-                self._know(index, connection)
         if not came:
             # C_Finalize or the operator came meanwhile, and found nothing here to close.
             connection.close()
-
-    def _know(self, index: int, connection: Connection) -> None:
-        if connection.token_info is not None:
-            self.tokens[index] = connection.token_info
 
     @contextmanager
     def arriving(self, connection: Connection) -> Iterator[None]:
@@ -218,19 +212,16 @@ class GroupRuntime:
                 self.mechanisms = common_mechanisms([offer] if self.mechanisms is None else [self.mechanisms, offer])
 
     def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> None:
-        """A member failed: out it goes, its helper is ended, one line says so. One whose slot has another token now is
-        none any more, whatever the call that met it made of that."""
+        """A member failed: out it goes, its helper is ended, one line says so."""
         with self._lock:
-            connection = self.connections[index]
-            if connection is not None and connection.generation == generation:
-                self.connections[index] = None
-                if connection.stranger:
-                    reason, cause = connection.stranger, Cause.NOT_A_MEMBER
-            else:
-                connection = None
             before = self.value
             self.value = before.lost(index, generation, reason, cause)
             changed = self.value is not before
+            connection = self.connections[index]
+            if connection is not None and connection.generation == generation:
+                self.connections[index] = None
+            else:
+                connection = None
         if connection is not None:
             connection.close()
         if changed and not self._closed:
@@ -259,7 +250,6 @@ class GroupRuntime:
             self.connections[index] = connection
             self.value = after
             self._used[index] = self.clock()
-            self._know(index, connection)
             self.news.returned(index)
         self.news.tell()
 
@@ -394,6 +384,12 @@ class GroupRuntime:
             candidates = self._warmed(candidates, turn)
         return least_busy(candidates, self.loads, turn)
 
+    def choose_again(self, kind: int) -> None:
+        """The choice that was just made for this kind came to nothing: the next is the same again, so that each member
+        has its turn."""
+        if kind in self._turns:
+            self._turns[kind] -= 1
+
     def _warmed(self, candidates: Sequence[int], turn: int) -> Sequence[int]:
         returned, now = self._returned, self.clock()
         if all(now - at >= WARM_UP for at in returned.values()):
@@ -422,6 +418,10 @@ class GroupRuntime:
         connection = self.connections[index]
         if connection is None:
             raise MemberLost("it is not connected")
+        return connection, self.burden(index, function)
+
+    def burden(self, index: int, function: Function) -> float:
+        """`enter`, for who has the connection: the weight."""
         weight = self._means.get(function.index, 0.001)
         self._take()
         try:
@@ -429,7 +429,7 @@ class GroupRuntime:
             self.status.in_flight[index] += 1
         finally:
             self._free()
-        return connection, weight
+        return weight
 
     def leave(self, index: int, function: Function, weight: float, start: float, served: bool) -> None:
         """The call that began at `start` (our clock) came back. `served`: the member completed an operation for the

@@ -16,7 +16,7 @@ from pyha.cryptoki.values import Mechanism, Out, Parameter, Region
 from pyha.cryptoki.verdicts import ENDS_NO_OPERATION, Verdict, verdict
 from pyha.ha.journal import Entry, Journal, fingerprint
 from pyha.runtime.calls import Objects, Unknown, asks_size, choose, kind_of
-from pyha.runtime.failover import Abandoned, run
+from pyha.runtime.failover import Abandoned, Tried, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.session import Place, VirtualSession
@@ -25,21 +25,25 @@ _START, _FINISH = Route.START, Route.FINISH  # looked up once: Python 3.11 is sl
 
 
 def operate(
-    group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]
+    group: GroupRuntime,
+    session: VirtualSession,
+    function: Function,
+    values: list[Any],
+    tried: Tried | None = None,
 ) -> tuple[int, list[Any]]:
-    """A START, CONTINUE or FINISH call: (CK_RV, results). Raises NobodyLeft, Unknown. The caller holds the session's
-    lock."""
+    """A START, CONTINUE or FINISH call: (CK_RV, results). `tried`: its first try, where it was made already. Raises
+    NobodyLeft, Unknown. The caller holds the session's lock."""
     operation = function.operation
     assert operation is not None
     starting = function.route is _START
     if not starting and operation not in session.journals:
         return ck.CKR_OPERATION_NOT_INITIALIZED, []
     asking = asks_size(values)
-    call = OperationCall(group, session, function, values)
+    call = OperationCall(group, session, function, values, tried)
     kept = None if starting or asking else _before_output(session, function, values)
     answered = False
     try:
-        rv, results = run(group, call, serves=function.route is _FINISH and not asking)
+        rv, results = run(group, call, serves=function.route is _FINISH and not asking, tried=tried)
         answered = True
     except Abandoned as refusal:
         rv, results, answered = refusal.rv, [], True
@@ -84,13 +88,20 @@ class OperationCall:
 
     __slots__ = ("_group", "_kind", "_last_rv", "_objects", "_refused", "_session", "function")
 
-    def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> None:
+    def __init__(
+        self,
+        group: GroupRuntime,
+        session: VirtualSession,
+        function: Function,
+        values: list[Any],
+        tried: Tried | None = None,
+    ) -> None:
         self.function = function
         self._group = group
         self._session = session
         self._objects = Objects(group, function, values)
         self._kind = kind_of(function, values)
-        self._last_rv = ck.CKR_OK
+        self._last_rv = tried.rv if tried is not None else ck.CKR_OK
         self._refused = False
 
     def choose(self, excluded: set[int]) -> int | None:

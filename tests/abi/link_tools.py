@@ -17,6 +17,7 @@ from pyha.abi.native import ffi
 from pyha.cryptoki.functions import BY_NAME
 from tests.native_tools import NATIVE, compile_c
 
+LINKS = ("process", "none")
 LIMIT = 30.0
 """Seconds after which something counts as hung."""
 

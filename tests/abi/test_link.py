@@ -1,11 +1,8 @@
 """What every link does, whichever it is: the same tests on both, over real SoftHSM."""
 
 import hashlib
-import shutil
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,38 +10,9 @@ from pyha.abi.link import Link, LinkDead, LinkFailed, LinkLate, open_local, open
 from pyha.abi.native import ffi
 from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED, CKR_SESSION_HANDLE_INVALID
 from pyha.cryptoki.functions import BY_NAME
-from tests.abi.link_tools import SoftHSMCalls, leased, soon, start
-from tests.softhsm import SoftHSM
+from tests.abi.link_tools import LINKS, SoftHSMCalls, leased, soon, start
 
 MIB = 1 << 20
-LINKS = ("process", "none")
-
-
-def opened(kind: str, module: str, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch, at: Path) -> Link:
-    if kind == "process":
-        return open_process(module, environment, soon(), title="contract")
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-    # SoftHSM reads its configuration once a process: a copy of it has not read any.
-    return open_local(str(shutil.copy(module, str(at / "module.so"))))
-
-
-@pytest.fixture(params=LINKS)
-def link(
-    request: pytest.FixtureRequest, softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[Link]:
-    token = softhsm.token("contract")
-    link = opened(request.param, token.module, token.environment, monkeypatch, tmp_path)
-    yield link
-    link.close()
-
-
-@pytest.fixture
-def calls(link: Link) -> Iterator[SoftHSMCalls]:
-    calls = SoftHSMCalls(link)
-    yield calls
-    if link.alive:
-        calls.finish()
 
 
 def test_arguments_arrive_and_results_return(calls: SoftHSMCalls) -> None:

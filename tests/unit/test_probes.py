@@ -12,8 +12,6 @@ from pyha.runtime.uri import TokenUri
 class Counted:
     """A member that is always there."""
 
-    token_info = None
-
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.probes = 0
