@@ -5,7 +5,7 @@ where a server has to be led, and they are the same for every target. Command li
 $MODULE, $TOKEN (label), $PIN, $SO_PIN, $SERIAL, $SLOT (id).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,9 @@ class Step:
     for what is random in them, the value of a signature say. `changes`: makes, changes or deletes objects. `fails`: why
     it fails on plain SoftHSM, where it does. `limit`: seconds after which it hangs. `spared`: no member is lost by
     plan, as the step needs all of them, or says itself when one is lost (`Scene.lose_member`). `blocks`: the output is
-    a list of things in any order, each with indented lines below. `unsteady`: `fails` happens in some runs only.
+    a list of things in any order, each with indented lines below. `unsteady`: `fails` happens in some runs only, and
+    never on the slot. `refused`: the lines are "what: outcome", and these alone fail on plain SoftHSM, for this reason;
+    None where the lines are something else.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Step:
     spared: bool = False
     blocks: bool = False
     unsteady: bool = False
+    refused: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

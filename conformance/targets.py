@@ -32,8 +32,9 @@ SOFTHSM = next(
 )
 LABEL, PIN, SO_PIN = "conformance", "1234", "12345678"
 MEMBERS = ("hsm-a", "hsm-b", "hsm-c")
-PLAIN, GROUP, LOSS = "softhsm", "group", "loss"
-TARGETS = (PLAIN, GROUP, LOSS)
+PLAIN, AGAIN, GROUP, LOSS = "softhsm", "again", "group", "loss"
+"""AGAIN: plain SoftHSM a second time, to know which outcomes are its own chance."""
+TARGETS = (PLAIN, AGAIN, GROUP, LOSS)
 
 _FOREIGN = (
     "GNUTLS_",
@@ -124,7 +125,7 @@ def make(name: str, directory: Path, pinned: bool = False) -> Target:
         "library.reset_on_fork = true\n"
     )
     environment = clean_environment(directory, {"SOFTHSM2_CONF": str(conf)})
-    if name == PLAIN:
+    if name in (PLAIN, AGAIN):
         _init_token(LABEL, environment)
         serial, slot = _identity(SOFTHSM, environment)
         return Target(name, SOFTHSM, LABEL, PIN, SO_PIN, serial, slot, directory, environment)

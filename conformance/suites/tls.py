@@ -3,7 +3,7 @@
 import socket
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def handshakes(
     port: int, certificate: Path, count: int, threads: int = 1, at_half: Callable[[], object] = lambda: None
 ) -> str:
     """`count` of them; after half of them `at_half` is called, once, while others go on. A line that says how many
-    failed, and why."""
+    there were. Raises Failed where one failed."""
     done = 0
     lock = threading.Lock()
 
@@ -59,11 +59,18 @@ def handshakes(
 
     with ThreadPoolExecutor(threads) as pool:
         wrong = [said for said in pool.map(one, range(count)) if said]
-    return f"{count} handshakes, {len(wrong)} failed{': ' + ', '.join(sorted(set(wrong))[:3]) if wrong else ''}"
+    _all_well(wrong)
+    return f"{count} handshakes, none failed"
+
+
+def _all_well(wrong: Sequence[str]) -> None:
+    """Raises Failed."""
+    if wrong:
+        raise Failed(f"{len(wrong)} handshakes failed: {', '.join(sorted(set(wrong))[:3])}")
 
 
 def handshakes_during(port: int, certificate: Path, threads: int, what: Callable[[], object]) -> str:
-    """Handshakes without a pause as long as `what` takes. A line that says how many failed, and why."""
+    """Handshakes without a pause as long as `what` takes. A line that says so. Raises Failed where one failed."""
     over = threading.Event()
 
     def many() -> list[str]:
@@ -81,7 +88,8 @@ def handshakes_during(port: int, certificate: Path, threads: int, what: Callable
         finally:
             over.set()
         wrong = [said for each in running for said in each.result()]
-    return f"{len(wrong)} handshakes failed{': ' + ', '.join(sorted(set(wrong))[:3]) if wrong else ''}"
+    _all_well(wrong)
+    return "no handshake failed"
 
 
 def listening(scene: Scene, command: str, log: str) -> int:

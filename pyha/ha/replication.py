@@ -67,6 +67,12 @@ def wants_token(template: Template) -> bool:
     return flag(value_of(template, ck.CKA_TOKEN))
 
 
+def misstates_token(template: Template) -> bool:
+    """Whether CKA_TOKEN is there and no CK_BBOOL. Modules differ in what they make of it, and a token object that we
+    took for one of the session would be on one member only."""
+    return any(each.type == ck.CKA_TOKEN and _odd(each) for each in template)
+
+
 def stays_extractable(template: Template) -> bool:
     """CKA_EXTRACTABLE of the new key. Where it is not named the token's default is not known: the stronger is taken."""
     return flag(value_of(template, ck.CKA_EXTRACTABLE))
@@ -97,11 +103,26 @@ def generated_class(mechanism: int) -> int:
     return ck.CKO_DOMAIN_PARAMETERS if mechanism in _PARAMETER_GENERATION else ck.CKO_SECRET_KEY
 
 
-def original_template(template: Template, is_key: bool) -> Template:
-    """The template of the extractable session object that a key is made as first."""
-    kept = tuple(each for each in template if each.type not in _LEFT_OUT_OF_ORIGINAL)
+def original_template(template: Template, object_class: int | None) -> Template:
+    """The template of the session object that an object of this CKA_CLASS is made as first; of a key, extractable.
+
+    What the published object will not be told either stays in it, for the token to refuse: attributes that no object
+    of the class has, and a CKA_EXTRACTABLE of a wrong length, as we state our own."""
+    is_key = object_class in KEY_CLASSES
+    told = settable_in_unwrap(object_class, _NO_KEY_TYPE) if object_class is not None and is_key else _FROM_ASKED
+    later = _LEFT_OUT_OF_ORIGINAL.intersection((*told, ck.CKA_TOKEN))
+    kept = tuple(
+        each for each in template if each.type not in later or (each.type == ck.CKA_EXTRACTABLE and _odd(each))
+    )
     extractable = (Attribute(ck.CKA_EXTRACTABLE, b"\1"),) if is_key else ()
     return (*kept, Attribute(ck.CKA_TOKEN, b"\0"), *extractable)
+
+
+_NO_KEY_TYPE = -1
+
+
+def _odd(attribute: Attribute) -> bool:
+    return isinstance(attribute.value, tuple) or len(attribute.value or b"") != 1
 
 
 def attributes_to_read(object_class: int) -> tuple[int, ...]:

@@ -21,6 +21,7 @@ from pyha.ha.replication import (
     KEY_CLASSES,
     Way,
     generated_class,
+    misstates_token,
     stays_extractable,
     value_of,
     wants_token,
@@ -82,7 +83,8 @@ def create(
     parts = _parts(group, function, values)
     if any(wants_token(part.asked) for part in parts) and not session.writable:
         return ck.CKR_SESSION_READ_ONLY, []
-    if not group.raw and any(impersonates(values[part.template]) for part in parts):
+    templates = [values[part.template] for part in parts]
+    if not group.raw and any(impersonates(each) or misstates_token(each) for each in templates):
         return ck.CKR_ATTRIBUTE_VALUE_INVALID, []
 
     def once() -> tuple[int, list[Any]]:

@@ -15,7 +15,7 @@ from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed
+from pyha.runtime.housekeeping import SearchFailed, so_is_logged_in
 from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
 
 POISON_LIMIT = 2
@@ -182,8 +182,8 @@ def _heal(
         return policy.renew_session(index, connection, deadline)
     if judgement is Verdict.HANDLE_STALE:
         return policy.renew_handles(index, connection, deadline)
-    # LOGIN_LOST: an error of the application's own where it never logged in.
-    if group.user is None:
+    # LOGIN_LOST: an error of the application's own where it never logged in, or did as SO.
+    if group.user is None or (group.user == ck.CKU_SO and so_is_logged_in(connection, deadline)):
         return False
     connection.forget_login(logins, deadline)
     return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)

@@ -39,6 +39,13 @@ def housekeeping(connection: Connection, deadline: float, reads: bool = False) -
     connection.give_back(session)
 
 
+def so_is_logged_in(connection: Connection, deadline: float) -> bool:
+    """Whether the member itself says that the SO is: what it then refuses as CKR_USER_NOT_LOGGED_IN is nothing that an
+    SO may do, and no lost login. Raises MemberLost, SessionRefused."""
+    rv, results = connection.call("C_GetSessionInfo", deadline, connection.anchor(deadline), None)
+    return rv == ck.CKR_OK and unpack_session_info(results[1]).state == ck.CKS_RW_SO_FUNCTIONS
+
+
 def sure_session(connection: Connection, deadline: float) -> int:
     """A real session that the member still has, in the login state that we believe in: a search on another one would
     find nothing and call it an answer. Raises MemberLost, SessionRefused, SearchFailed."""

@@ -112,7 +112,7 @@ def _expect_originals(group: GroupRuntime, call: MakeCall, parts: "list[Part]", 
 def _original_values(values: list[Any], parts: "list[Part]", also: Template = ()) -> list[Any]:
     changed = list(values)
     for part in parts:
-        template = original_template(values[part.template], part.object_class in KEY_CLASSES)
+        template = original_template(values[part.template], part.object_class)
         said = {each.type for each in also}
         changed[part.template] = (*(each for each in template if each.type not in said), *also)
     return changed

@@ -72,6 +72,16 @@ class Call:
         return f"Call({self.name!r}, {self.arguments!r}{made})"
 
 
+@dataclass(frozen=True)
+class Fork:
+    """Both applications fork; what follows is called in the children."""
+
+
+@dataclass(frozen=True)
+class Back:
+    """The children end as they are; what follows is called in the parents."""
+
+
 def shortened(value: Any) -> str:
     """A call, a fault, or a value of an argument, for people: without what is long."""
     if isinstance(value, Call):

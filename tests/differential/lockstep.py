@@ -2,6 +2,7 @@
 the sides have given for the same session or object, what an open operation has taken and given.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,12 @@ INVALID = 0x7FFFFFF1
 """A handle that nobody has given, and a slot that nobody has."""
 
 _LONGEST = 2**32
+
+_OF_A_PROCESS = (
+    *("things", "sessions", "initialized", "_known", "_gone", "_closed", "_runs", "_done", "_searches", "_uncertain"),
+    *("_user", "_read_only", "_logged_in"),
+)
+"""What a parent still knows when its child has ended."""
 
 MATERIAL = frozenset(
     {
@@ -86,6 +93,8 @@ class Difference:
     """Codes for what is wrong with the call by itself, which the slot finds out without a member."""
     died: bool = False
     """A member was struck while there were session keys that die with theirs."""
+    littered: bool = False
+    """The bare module has refused to make a token object."""
 
 
 @dataclass
@@ -100,8 +109,17 @@ class Lockstep:
     calls: int = 0
     last_rv: int = ck.CKR_OK
     struck: bool = False
+    initialized: bool = True
+    littered: bool = False
+    """The bare module has refused to make a token object, of which it may have left something."""
+    wrote: bool = False
+    """A forked child has written to the tokens: its parent's modules may look at them anew, or not yet."""
+
+    tags: dict[bytes, bool] = field(default_factory=dict)
+    """The labels of all objects that were made, in whichever process; whether the sides have equal key material."""
 
     def __post_init__(self) -> None:
+        self._parents: list[dict[str, Any]] = []
         self._known: tuple[dict[int, Thing], dict[int, Thing]] = ({}, {})
         self._gone: list[Handles] = []
         self._closed: Handles = [0, 0]
@@ -160,6 +178,45 @@ class Lockstep:
             for kind, value in zip(kinds, values, strict=True)
         ]
 
+    # -- processes ----------------------------------------------------------------------------------------------
+
+    def fork(self) -> list[Difference]:
+        """Go on in a forked child of each application, which has not called C_Initialize."""
+        self._parents.append(copy.deepcopy({name: getattr(self, name) for name in _OF_A_PROCESS}))
+        answers = [worker.fork().rv for worker in (self.bare, self.slot)]
+        self._finalized()
+        return [] if answers == [ck.CKR_OK] * 2 else [Difference(Call("fork", ()), "crash", answers[0], answers[1])]
+
+    def back(self) -> list[Difference]:
+        """The children end; go on in their parents, whose sessions are what they were. Nothing where there are none."""
+        if not self._parents:
+            return []
+        answers = [worker.back().rv for worker in (self.bare, self.slot)]
+        for name, value in self._parents.pop().items():
+            setattr(self, name, value)
+        if answers != [ck.CKR_OK] * 2:
+            return [Difference(Call("back", ()), "crash", answers[0], answers[1])]
+        infos = [Call("C_GetSessionInfo", (S(at), True)) for at in range(len(self.sessions))]
+        return [difference for call in infos for difference in self.do(call)]
+
+    @property
+    def away(self) -> bool:
+        """These processes cannot tell what is on the tokens."""
+        return bool(self._parents) or self.wrote or not self.initialized
+
+    def _finalized(self) -> None:
+        """No session, no login, and no handle means anything."""
+        self._may_have_died()
+        for handles in list(self.sessions):
+            self._ended(handles[0])
+        for thing in self.things.values():
+            self._lost(thing)
+        self._gone.clear()
+        self._uncertain.clear()
+        self._read_only.clear()
+        self._closed = [0, 0]
+        self.initialized = self._logged_in = self._user = False
+
     # -- one call -----------------------------------------------------------------------------------------------
 
     def do(self, call: Call) -> list[Difference]:
@@ -168,6 +225,7 @@ class Lockstep:
         session = self._session(call)
         searching = session in self._searches
         faults = frozenset(self._faults(call, session))
+        writes = bool(self._parents) and own_faults.writes_token(call, self._on_token)
         answers = []
         for side, worker in enumerate((self.bare, self.slot)):
             values = self._named(call, [self._handle(value, side) for value in call.arguments])
@@ -175,6 +233,10 @@ class Lockstep:
         self.calls += 1
         bare, slot = answers
         self.last_rv = bare.rv
+        self.wrote |= writes
+        self.littered |= (
+            call.makes is not None and bare.rv != ck.CKR_OK and own_faults.writes_token(call, self._on_token)
+        )
         if bare.rv != slot.rv:
             nonsense = any(
                 isinstance(each, tuple) and each and isinstance(each[0], int) and each[0] > _LONGEST
@@ -205,6 +267,10 @@ class Lockstep:
     def _faults(self, call: Call, session: int) -> set[int]:
         """Codes for what is wrong with a call before any member is asked."""
         found = own_faults.of_arguments(call, lambda symbol: self._thing(symbol) is not None)
+        if call.name == "C_Initialize":
+            return found | {ck.CKR_CRYPTOKI_ALREADY_INITIALIZED} if self.initialized else found
+        if not self.initialized:
+            return {ck.CKR_CRYPTOKI_NOT_INITIALIZED}
         function = BY_NAME[call.name]
         if call.arguments and isinstance(call.arguments[0], S) and not self.sessions:
             found.add(ck.CKR_SESSION_HANDLE_INVALID)
@@ -283,6 +349,10 @@ class Lockstep:
             self.sessions.append([bare.results[3], slot.results[3]])
             if not call.arguments[1] & ck.CKF_RW_SESSION:
                 self._read_only.add(bare.results[3])
+        elif name == "C_Initialize":
+            self.initialized = True
+        elif name == "C_Finalize":
+            self._finalized()
         elif name == "C_Login":
             self._logged_in = True
             self._user = call.arguments[1] == ck.CKU_USER
@@ -323,20 +393,20 @@ class Lockstep:
             kind = call.makes or (source.kind if source else "")
             if len(results) == 2:
                 kind += ("-public", "-private")[order]
-            private = bool(template.get(ck.CKA_PRIVATE, source.private if source else True))
-            token = bool(template.get(ck.CKA_TOKEN, source is not None and source.session is None))
+            private = _flag(template, ck.CKA_PRIVATE, source.private if source else True)
+            token = _flag(template, ck.CKA_TOKEN, source is not None and source.session is None)
             same = not function.random and (source is None or source.same) and (base is None or base.same)
             if call.name == "C_UnwrapKey":
                 same = same and "Wrap" in self._done and self._done["Wrap"].same
             handles = [bare.results[at], slot.results[at]]
             label = b"object %d" % self._made
             thing = Thing(label, kind, handles, private, same, None if token else session)
-            leaves = template.get(ck.CKA_EXTRACTABLE, source.leaves if source else False)
-            thing.leaves = bool(leaves) and not isinstance(leaves, bytes)
-            trusted = bool(template.get(ck.CKA_WRAP_WITH_TRUSTED, False))
+            thing.leaves = _flag(template, ck.CKA_EXTRACTABLE, source is not None and source.leaves)
+            trusted = _flag(template, ck.CKA_WRAP_WITH_TRUSTED, False)
             inherited = source is not None and source.mortal
             thing.mortal = not token and _is_key(kind) and (not self._user or trusted or inherited)
             self.things[label, order] = thing
+            self.tags[label] = same
             for side in (0, 1):
                 self._known[side][handles[side]] = thing
 
@@ -435,7 +505,7 @@ class Lockstep:
                 yield self._not_found(call, sorted(ours), sorted(theirs))
 
     def _not_found(self, call: Call, bare: Any, slot: Any) -> Difference:
-        return Difference(call, "found", bare, slot, died=self._may_have_died())
+        return Difference(call, "found", bare, slot, died=self._may_have_died(), littered=self.littered)
 
     def _recognised(self, side: int, call: Call, handle: int) -> Thing | None:
         """The object of a handle that this side has not given before, by its label."""
@@ -453,6 +523,12 @@ class Lockstep:
             self._known[side][handle] = thing
             return thing
         return None
+
+
+def _flag(template: dict[int, Any], attribute: int, otherwise: bool) -> bool:
+    """What a new object is, where its template says so in the right length."""
+    value = template.get(attribute, otherwise)
+    return value != b"\0" if isinstance(value, bytes) and len(value) == 1 else value is True
 
 
 def _is_key(kind: str) -> bool:

@@ -4,7 +4,9 @@ any member is asked.
 Pure. A slot that gives one of these codes to a call without that fault is wrong, whatever the bare module answers.
 """
 
+import struct
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -21,7 +23,8 @@ HANDLES = {
     Kind.WRAPPING_KEY: ck.CKR_WRAPPING_KEY_HANDLE_INVALID,
     Kind.UNWRAPPING_KEY: ck.CKR_UNWRAPPING_KEY_HANDLE_INVALID,
 }
-_CONTENT = (Kind.BYTES, Kind.PIN, Kind.TEMPLATE, Kind.MECHANISM, Kind.QUERY, Kind.FILL)
+_CONTENT = (Kind.BYTES, Kind.PIN, Kind.LABEL, Kind.TEMPLATE, Kind.MECHANISM, Kind.QUERY, Kind.FILL)
+_OF_NULL_VALUES = (ck.CKR_ATTRIBUTE_VALUE_INVALID, ck.CKR_ARGUMENTS_BAD)
 _ASKS_LENGTH = (Kind.OUT_BYTES, Kind.OUT_SLOTS, Kind.OUT_MECHANISMS)
 
 
@@ -35,9 +38,28 @@ def of_arguments(call: Call, exists: Callable[[Any], bool]) -> set[int]:
             found.add(HANDLES[kind])
         elif kind is Kind.MECHANISM and value is not None:
             found |= _of_mechanism(*value)
+        elif kind is Kind.TEMPLATE and isinstance(value, tuple):
+            found |= _of_template(value, call.makes is not None)
+        elif kind is Kind.INITIALIZE and value is not None:
+            found |= _of_initialize(value)
+        elif kind is Kind.RESERVED and value is not None:
+            found.add(ck.CKR_ARGUMENTS_BAD)
         if _lacks(kind, value):
             found.add(ck.CKR_ARGUMENTS_BAD)
     return found
+
+
+def misstated(call: Call) -> set[int]:
+    """Codes for values of its templates that are no values."""
+    templates = [value for kind, value in _arguments(call) if kind is Kind.TEMPLATE and isinstance(value, tuple)]
+    return {code for each in templates for code in _of_template(each, call.makes is not None)}
+
+
+def _of_template(template: tuple[tuple[int, Any], ...], makes: bool) -> set[int]:
+    found = {code for _, each in template if isinstance(each, Null) for code in _OF_NULL_VALUES}
+    token = dict(template).get(ck.CKA_TOKEN, False)
+    odd = not isinstance(token, bool) and not (isinstance(token, bytes) and len(token) == 1)
+    return found | {ck.CKR_ATTRIBUTE_VALUE_INVALID} if makes and odd else found
 
 
 def writes_token(call: Call, on_token: Callable[[Any], bool]) -> bool:
@@ -64,11 +86,34 @@ def _of_mechanism(kind: int, parameter: Any) -> set[int]:
     row = MECHANISMS.get(kind)
     if row is None:
         return {ck.CKR_MECHANISM_INVALID}
-    if parameter is None:
-        fits = row.absent or not row.layouts
-    else:  # a structure is drawn right
-        fits = not isinstance(parameter, bytes) or row.layout_for(len(parameter)) is not None
+    if isinstance(parameter, Null):
+        fits = not parameter.length and row.absent
+    elif not parameter:
+        fits = row.absent
+    elif isinstance(parameter, bytes):
+        fits = row.layout_for(len(parameter)) is not None
+    else:
+        layout = row.layout_for(8 * _words(parameter))
+        fits = layout is not None and not (layout.pointers and _dangling(parameter))
     return set() if fits else {ck.CKR_MECHANISM_PARAM_INVALID}
+
+
+def _words(structure: tuple[Any, ...]) -> int:
+    return sum(1 if isinstance(field, int) else 2 for field in structure)
+
+
+def _dangling(structure: tuple[Any, ...]) -> bool:
+    """A NULL pointer with a length, in the order of either: described as two numbers (`wrong`)."""
+    return any(
+        isinstance(one, int) and isinstance(other, int) and 0 in (one, other) and one != other
+        for one, other in pairwise(structure)
+    )
+
+
+def _of_initialize(value: bytes) -> set[int]:
+    """CK_C_INITIALIZE_ARGS: all callbacks or none, and nothing in the member that is reserved."""
+    *callbacks, _, reserved = struct.unpack("<6Q", value)
+    return {ck.CKR_ARGUMENTS_BAD} if reserved or len({each == 0 for each in callbacks}) > 1 else set()
 
 
 def _lacks(kind: Kind, value: Any) -> bool:

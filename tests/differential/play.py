@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import HISTORY
 from pyha.cryptoki.names import rv_name
-from tests.differential.calls import Call, shortened
+from tests.differential.calls import Back, Call, Fork, shortened
 from tests.differential.faults import Fault
 from tests.differential.lockstep import MATERIAL, Difference, Lockstep
 from tests.differential.scene import Object, Scene, token_objects
 from tests.differential.tolerated import UNTOLD, Tolerated, tolerated
-from tests.differential.worker import CRASHED
+from tests.differential.worker import CRASHED, HUNG
+
+Step = Call | Fault | Fork | Back
 
 _KEYS = (ck.CKO_SECRET_KEY, ck.CKO_PRIVATE_KEY, ck.CKO_PUBLIC_KEY)
 
@@ -45,10 +47,10 @@ class Tally:
         return "\n".join(lines)
 
 
-def play(scene: Scene, sequence: Sequence[Call | Fault], tally: Tally) -> None:
+def play(scene: Scene, sequence: Sequence[Step], tally: Tally) -> None:
     """Raises Differs at the first difference that is not tolerated."""
     tally.sequences += 1
-    played: list[Call | Fault] = []
+    played: list[Step] = []
     try:
         _play(scene, sequence, played, tally)
     except AssertionError as failure:
@@ -59,12 +61,14 @@ def play(scene: Scene, sequence: Sequence[Call | Fault], tally: Tally) -> None:
         raise
 
 
-def _play(scene: Scene, sequence: Sequence[Call | Fault], played: list[Call | Fault], tally: Tally) -> None:
+def _play(scene: Scene, sequence: Sequence[Step], played: list[Step], tally: Tally) -> None:
     lockstep = scene.start()
     ended = False
     try:
         ended = _calls(scene, lockstep, sequence, played, tally)
         if ended:
+            if lockstep.away:
+                scene.restart()
             bare = token_objects(scene.bare, lockstep.slots[0])
             slot = token_objects(scene.slot, lockstep.slots[1])
     finally:
@@ -73,15 +77,15 @@ def _play(scene: Scene, sequence: Sequence[Call | Fault], played: list[Call | Fa
     if ended:
         tally.complete += 1
         tally.objects += len(bare)
-        generated = {each.tag for each in lockstep.things.values() if not each.same}
+        if lockstep.littered:
+            bare = {key: each for key, each in bare.items() if key in slot or key.rpartition(b" ")[0] in lockstep.tags}
+        generated = {tag for tag, same in lockstep.tags.items() if not same}
         _alike(bare, slot, "the slot", generated)
         for index, objects in scene.on_members(scene.present()).items():
             _alike(slot, objects, f"member {index}", set())
 
 
-def _calls(
-    scene: Scene, lockstep: Lockstep, sequence: Sequence[Call | Fault], played: list[Call | Fault], tally: Tally
-) -> bool:
+def _calls(scene: Scene, lockstep: Lockstep, sequence: Sequence[Step], played: list[Step], tally: Tally) -> bool:
     """False: the sides are apart, by a difference that is tolerated."""
     for call in sequence:
         played.append(call)
@@ -90,16 +94,24 @@ def _calls(
             lockstep.struck = True
             continue
         excused: list[Tolerated] = []
-        for difference in lockstep.do(call):
+        for difference in _done(lockstep, call):
             entry = tolerated(difference)
             if entry is None:
                 raise Differs(_said(difference))
             tally.tolerated[entry.reason] += 1
             excused.append(entry)
-        tally.answers[_name(lockstep.last_rv)] += 1
+        tally.answers[_name(lockstep.last_rv) if isinstance(call, Call) else type(call).__name__] += 1
         if any(entry.diverges for entry in excused):
             return False
+        if isinstance(call, Back) and lockstep.wrote:
+            break
     return True
+
+
+def _done(lockstep: Lockstep, call: Call | Fork | Back) -> list[Difference]:
+    if isinstance(call, Call):
+        return lockstep.do(call)
+    return lockstep.fork() if isinstance(call, Fork) else lockstep.back()
 
 
 def _said(difference: Difference) -> str:
@@ -111,7 +123,7 @@ def _said(difference: Difference) -> str:
 
 
 def _name(rv: int) -> str:
-    return "crashed" if rv == CRASHED else rv_name(rv)
+    return {CRASHED: "crashed", HUNG: "hung"}.get(rv) or rv_name(rv)
 
 
 def _alike(expected: dict[bytes, Object], found: dict[bytes, Object], where: str, generated: set[bytes]) -> None:

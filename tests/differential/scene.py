@@ -32,6 +32,8 @@ class Scene:
         self.group = group
         self.trouble = trouble
         self._token = SoftHSM(directory).token("plain", own_store=True)
+        with self._token.conf.open("a") as conf:
+            conf.write("library.reset_on_fork = true\n")  # without it no child can initialise SoftHSM again
         self._stores = {token.conf.parent / "tokens" for token in (self._token, *group.tokens)}
         for store in self._stores:
             shutil.copytree(store, self._kept(store))
@@ -67,8 +69,10 @@ class Scene:
         return self.trouble.strike(fault)
 
     def stop(self) -> None:
-        """Both sides finalised. What had crashed is not initialised any more."""
+        """Both sides finalised, in the processes that were there at first. What had crashed is not initialised any
+        more."""
         for worker in (self.bare, self.slot):
+            worker.home()
             finalized = worker.call("C_Finalize", None).rv
             assert finalized in (ck.CKR_OK, ck.CKR_CRYPTOKI_NOT_INITIALIZED), rv_name(finalized)
         if self.trouble is not None:
@@ -77,6 +81,13 @@ class Scene:
     def said(self) -> str:
         """What the slot has logged in this sequence, where that is known."""
         return "" if self.trouble is None else self.trouble.said()
+
+    def restart(self) -> None:
+        """Both sides initialised anew, in the processes that were there at first: what is looked at now is on the
+        tokens, whatever the modules had in memory."""
+        self.stop()
+        for worker in (self.bare, self.slot):
+            assert worker.call("C_Initialize", None).rv == ck.CKR_OK
 
     def close(self) -> None:
         """Ends the processes."""
@@ -131,6 +142,8 @@ def token_objects(worker: Worker, slot: int, pins: tuple[bytes, ...] = (b"1234",
         if shown.get(ck.CKA_APPLICATION) == APPLICATION or label.startswith(APPLICATION):
             continue
         key = label + b" " + (shown[ck.CKA_CLASS] or b"")[:1].hex().encode()
+        while key in found and not label:
+            key += b"+"  # of what was refused, a module may leave parts that have no name
         assert key not in found, f"two objects {key!r}"
         found[key] = shown
     _done(worker, "C_CloseAllSessions", slot)

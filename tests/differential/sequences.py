@@ -12,7 +12,8 @@ from hypothesis.strategies import SearchStrategy
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, COUNT_2_40, FUNCTIONS
 from pyha.cryptoki.kinds import Kind
-from tests.differential.calls import Call, Closed, Gone, K, Result, S, Slot, Taken
+from tests.differential import wrong
+from tests.differential.calls import Back, Call, Closed, Fork, Gone, K, Result, S, Slot, Taken
 from tests.differential.faults import Fault, Way
 from tests.differential.lockstep import kinds
 from tests.differential.material import (
@@ -27,14 +28,14 @@ from tests.differential.material import (
     Pairs,
 )
 from tests.differential.worker import MISSING, Null
+from tests.differential.wrong import UNKNOWN, initialize_arguments, now_and_then, parameters
 
 Calls = list[Call]
+Steps = list[Call | Fork | Back]
 
 RW, RO = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION, ck.CKF_SERIAL_SESSION
-_UNKNOWN = 0x80000001
-"""A mechanism and an attribute that nobody has."""
-
 PINS = (b"1234", b"1234", b"1234", b"wrong", b"", b"4321")
+SO_PIN = b"12345678"
 
 _sessions = st.sampled_from([S(0)] * 5 + [S(1)] * 3 + [S(2)])
 _any_session = st.one_of(*[_sessions] * 9, st.sampled_from([Closed(), 0, 0x7FFFFFF1]))
@@ -52,12 +53,12 @@ def log_in(pin: bytes = b"1234", user: int = ck.CKU_USER) -> Call:
     return Call("C_Login", (S(0), user, pin))
 
 
-def create(kind: str, session: int = 0, **flags: bool) -> Call:
+def create(kind: str, session: int = 0, **flags: bool | bytes) -> Call:
     """C_CreateObject of a known object; `flags`: token, private, and others by the name of their attribute."""
     return Call("C_CreateObject", (S(session), (*OBJECTS[kind], *_flags(**flags)), True), kind)
 
 
-def _flags(token: bool = False, private: bool = False, **others: bool) -> Pairs:
+def _flags(token: bool | bytes = False, private: bool | bytes = False, **others: bool | bytes) -> Pairs:
     named = tuple((getattr(ck, f"CKA_{name.upper()}"), value) for name, value in others.items())
     return ((ck.CKA_TOKEN, token), (ck.CKA_PRIVATE, private), *named)
 
@@ -70,7 +71,7 @@ _STRANGE: Pairs = (
     (ck.CKA_CLASS, 99),
     (ck.CKA_KEY_TYPE, 119),
     (ck.CKA_TOKEN, b""),
-    (_UNKNOWN, b"x"),
+    (UNKNOWN, b"x"),
     (ck.CKA_TRUSTED, True),
     (ck.CKA_ID, b"identity"),
     (ck.CKA_KEY_GEN_MECHANISM, 1),
@@ -82,7 +83,7 @@ def _templates(draw: st.DrawFn, base: Pairs, private: bool | None = None) -> Pai
     """A template for a new object: mostly right."""
     hidden = draw(st.booleans()) if private is None else private
     flags = dict([*base, *_flags(token=draw(st.booleans()), private=hidden)])
-    odd = draw(st.sampled_from(["", "", "", "", "flag", "flag", "drop", "strange"]))
+    odd = draw(st.sampled_from(["", "", "", "", "", "flag", "flag", "drop", "strange", "length"]))
     if odd == "flag":
         attribute = draw(
             st.sampled_from(
@@ -108,7 +109,8 @@ def _templates(draw: st.DrawFn, base: Pairs, private: bool | None = None) -> Pai
         flags[attribute] = value
     # Without it the two sides could not know the same object by its visibility.
     flags.setdefault(ck.CKA_PRIVATE, hidden)
-    return tuple(flags.items())
+    template = tuple(flags.items())
+    return draw(wrong.templates(template)) if odd == "length" else template
 
 
 @st.composite
@@ -121,7 +123,8 @@ def _creations(draw: st.DrawFn) -> Calls:
     if how == "generate":
         kind = draw(st.sampled_from(sorted(GENERATED)))
         mechanism, base = GENERATED[kind]
-        return [Call("C_GenerateKey", (session, (mechanism, None), draw(_templates(base)), True), kind)]
+        how = draw(now_and_then((mechanism, None), parameters((mechanism, None))))
+        return [Call("C_GenerateKey", (session, how, draw(_templates(base)), True), kind)]
     if how == "pair":
         kind = draw(st.sampled_from(["made-ec", "made-ec", "made-rsa"]))
         mechanism, public, secret = PAIRS[kind]
@@ -142,6 +145,7 @@ def _creations(draw: st.DrawFn) -> Calls:
             ]
         )
     )
+    changes = draw(now_and_then(changes, wrong.templates(changes)))
     return [Call("C_CopyObject", (session, draw(_objects()), changes, True), "")]
 
 
@@ -160,11 +164,13 @@ _READ = (
     *(ck.CKA_SENSITIVE, ck.CKA_ENCRYPT, ck.CKA_SIGN, ck.CKA_DERIVE, ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT),
     *(ck.CKA_VALUE_LEN, ck.CKA_EXTRACTABLE, ck.CKA_LOCAL, ck.CKA_NEVER_EXTRACTABLE, ck.CKA_ALWAYS_SENSITIVE),
     *(ck.CKA_MODIFIABLE, ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE, ck.CKA_SUBJECT),
-    *(ck.CKA_KEY_GEN_MECHANISM, ck.CKA_TRUSTED, ck.CKA_START_DATE, _UNKNOWN),
+    *(ck.CKA_KEY_GEN_MECHANISM, ck.CKA_TRUSTED, ck.CKA_START_DATE, UNKNOWN),
 )
 
 _queries = st.lists(
-    st.tuples(st.sampled_from(_READ), st.sampled_from([256] * 5 + [None, None, 0, 1, 8])), min_size=1, max_size=4
+    st.tuples(st.sampled_from(_READ), st.sampled_from([256] * 6 + [None, None, 0, 1, 8, Null(8)])),
+    min_size=1,
+    max_size=4,
 ).map(tuple)
 
 
@@ -192,21 +198,24 @@ def _uses_of_objects(draw: st.DrawFn) -> Calls:
                     ((ck.CKA_ENCRYPT, True),),
                     ((ck.CKA_VALUE, b"changed"),),
                     ((ck.CKA_ID, b"a"), (ck.CKA_CLASS, 3)),
-                    ((_UNKNOWN, b""),),
+                    ((UNKNOWN, b""),),
                 ]
             )
         )
+        changes = draw(now_and_then(changes, wrong.templates(changes)))
         return [Call("C_SetAttributeValue", (session, thing, changes))]
     if how == "destroy":
         return [Call("C_DestroyObject", (session, thing))]
     if how == "wrap":
         kind, mechanism = draw(st.sampled_from(WRAPPERS))
         wrapping, unwrapping = (K("rsa-public"), K("rsa-private")) if kind == "rsa" else (K(kind), K(kind))
+        mechanism = draw(now_and_then(mechanism, parameters(mechanism)))
         template = (
             *((ck.CKA_CLASS, ck.CKO_SECRET_KEY), (ck.CKA_KEY_TYPE, ck.CKK_AES), (ck.CKA_ENCRYPT, True)),
             *((ck.CKA_DECRYPT, True), (ck.CKA_EXTRACTABLE, draw(st.booleans())), (ck.CKA_SENSITIVE, False)),
             *_flags(token=draw(st.booleans()), private=draw(st.booleans())),
         )
+        template = draw(now_and_then(template, wrong.templates(template)))
         return [
             Call("C_WrapKey", (session, mechanism, wrapping, draw(st.just(K("aes")) | _objects()), draw(_rooms))),
             Call("C_UnwrapKey", (session, mechanism, unwrapping, Result("Wrap"), template, True), "aes"),
@@ -217,6 +226,8 @@ def _uses_of_objects(draw: st.DrawFn) -> Calls:
         *((ck.CKA_SIGN, True), (ck.CKA_EXTRACTABLE, draw(st.booleans())), (ck.CKA_SENSITIVE, False)),
         *_flags(token=draw(st.booleans()), private=draw(st.booleans())),
     )
+    mechanism = draw(now_and_then(mechanism, parameters(mechanism), 4))
+    template = draw(now_and_then(template, wrong.templates(template)))
     return [Call("C_DeriveKey", (session, mechanism, K(kind), template, True), "derived")]
 
 
@@ -238,6 +249,9 @@ def _searches(draw: st.DrawFn) -> Calls:
                 ((ck.CKA_LABEL, b"object 3"),),
                 None,
                 Null(1),
+                ((ck.CKA_CLASS, b"\3"),),
+                ((ck.CKA_ID, Null(3)),),
+                ((ck.CKA_TOKEN, b""),),
             ]
         )
     )
@@ -293,6 +307,7 @@ def _keys(draw: st.DrawFn, kind: str) -> K | Gone | int:
 def _ciphers(draw: st.DrawFn) -> Calls:
     session = draw(_sessions)
     kind, mechanism = draw(st.sampled_from(CIPHERS))
+    mechanism = draw(now_and_then(mechanism, parameters(mechanism)))
     made = [Call("C_EncryptInit", (session, mechanism, draw(_keys(_half(kind, True)))))]
     made += draw(_bodies(session, "Encrypt", ()))
     if draw(st.booleans()):
@@ -305,6 +320,7 @@ def _ciphers(draw: st.DrawFn) -> Calls:
 def _signatures(draw: st.DrawFn) -> Calls:
     session = draw(_sessions)
     kind, mechanism = draw(st.sampled_from(SIGNERS))
+    mechanism = draw(now_and_then(mechanism, parameters(mechanism)))
     made = [Call("C_SignInit", (session, mechanism, draw(_keys(_half(kind, False)))))]
     made += draw(_bodies(session, "Sign", (bytes(32), b"", b"some text", bytes(16))))
     if draw(st.booleans()):
@@ -323,7 +339,8 @@ def _signatures(draw: st.DrawFn) -> Calls:
 @st.composite
 def _digests(draw: st.DrawFn) -> Calls:
     session = draw(_sessions)
-    made = [Call("C_DigestInit", (session, draw(st.sampled_from(DIGESTS))))]
+    mechanism = draw(st.sampled_from(DIGESTS))
+    made = [Call("C_DigestInit", (session, draw(now_and_then(mechanism, parameters(mechanism)))))]
     if draw(st.integers(0, 4)) == 0:
         made.append(Call("C_DigestKey", (session, draw(_objects()))))
     return made + draw(_bodies(session, "Digest", ()))
@@ -336,7 +353,22 @@ def _digests(draw: st.DrawFn) -> Calls:
 def _session_calls(draw: st.DrawFn) -> Calls:
     how = draw(
         st.sampled_from(
-            ["open", "open", "open", "info", "info", "login", "login", "login", "close", "logout", "bad", "all", "pin"]
+            [
+                "open",
+                "open",
+                "open",
+                "info",
+                "info",
+                "login",
+                "login",
+                "login",
+                "close",
+                "logout",
+                "bad",
+                "all",
+                "pin",
+                "so",
+            ]
         )
     )
     session = draw(_any_session)
@@ -346,12 +378,14 @@ def _session_calls(draw: st.DrawFn) -> Calls:
         return [Call("C_GetSessionInfo", (session, True))]
     if how == "login":
         user = draw(st.sampled_from([ck.CKU_USER] * 5 + [ck.CKU_SO, ck.CKU_CONTEXT_SPECIFIC, 7]))
-        pin = draw(st.sampled_from(PINS)) if user != ck.CKU_SO else b"12345678"
+        pin = draw(st.sampled_from(PINS)) if user != ck.CKU_SO else SO_PIN
         return [Call("C_Login", (session, user, pin))]
     if how == "close":
         return [Call("C_CloseSession", (session,))]
     if how == "logout":
         return [Call("C_Logout", (session,))]
+    if how == "so":
+        return [Call("C_Logout", (S(0),)), log_in(SO_PIN, ck.CKU_SO)]
     if how == "bad":
         return [Call("C_OpenSession", (Slot(False), RW, None, True))]
     if how == "all":
@@ -361,39 +395,30 @@ def _session_calls(draw: st.DrawFn) -> Calls:
 
 
 _TABLE = FUNCTIONS[:COUNT_2_40]
-_NEVER = frozenset(
-    {
-        "C_Initialize",
-        "C_Finalize",
-        "C_GetFunctionList",
-        "C_WaitForSlotEvent",
-        "C_InitToken",
-        "C_InitPIN",
-        "C_OpenSession",
-    }
-)
-"""Not drawn as single calls: they end the example, block, or have no use without a right argument. A session that is
-opened is opened by `open_session`."""
+_NEVER = frozenset({"C_Initialize", "C_Finalize"})
+"""Not drawn as single calls: `_lives` draws them with what has to follow."""
 
 _CREATING = frozenset(each.name for each in _TABLE if any(a.kind is Kind.OUT_OBJECT for a in each.arguments))
 
+_right = [mechanism for _, mechanism in (*CIPHERS, *SIGNERS, *WRAPPERS, *DERIVATIONS)]
 _mechanisms = st.sampled_from(
-    [None, (_UNKNOWN, None), (ck.CKM_AES_CBC, b"short"), (ck.CKM_AES_CBC, None), (ck.CKM_SHA256, None)]
-    + [mechanism for _, mechanism in (*CIPHERS, *SIGNERS, *WRAPPERS, *DERIVATIONS)]
-)
+    [None, (UNKNOWN, None), (ck.CKM_AES_CBC, b"short"), (ck.CKM_AES_CBC, None), (ck.CKM_SHA256, None), *_right]
+) | st.sampled_from(_right).flatmap(parameters)
 
 _BY_KIND: dict[Kind, SearchStrategy[object]] = {
     Kind.SLOT: st.builds(Slot, st.booleans()),
     Kind.SESSION: _any_session,
     Kind.MECHANISM: _mechanisms,
-    Kind.MECHANISM_TYPE: st.sampled_from([ck.CKM_SHA256, _UNKNOWN]),
+    Kind.MECHANISM_TYPE: st.sampled_from([ck.CKM_SHA256, UNKNOWN]),
     Kind.BYTES: _odd_data,
     Kind.PIN: st.sampled_from([*PINS, None, Null(4)]),
     Kind.TEMPLATE: st.sampled_from([(), None, Null(2), ((ck.CKA_CLASS, ck.CKO_SECRET_KEY),), ((ck.CKA_ID, b"x"),)]),
     Kind.QUERY: st.one_of(st.none(), _queries),
     Kind.OUT_BYTES: st.one_of(_rooms, st.just(MISSING)),
-    Kind.OUT_SLOTS: st.none(),
-    Kind.OUT_MECHANISMS: st.sampled_from([None, 0]),
+    Kind.LABEL: st.sampled_from([None, b"label".ljust(32)]),
+    Kind.OUT_SLOTS: st.sampled_from([None, 0, 64, MISSING]),
+    Kind.OUT_MECHANISMS: st.sampled_from([None, 0, 1, 500, MISSING]),
+    Kind.RESERVED: st.sampled_from([None, None, b"something"]),
     Kind.OUT_OBJECTS: st.sampled_from([None, 0, 1, 100]),
     Kind.FILL: st.sampled_from([None, 0, 1, 100]),
     Kind.USER: st.sampled_from([ck.CKU_USER, ck.CKU_SO, 9]),
@@ -409,7 +434,43 @@ def _single(draw: st.DrawFn) -> Calls:
     """Any function of the table, each argument drawn for itself."""
     function = BY_NAME[draw(st.sampled_from(sorted(each.name for each in _TABLE if each.name not in _NEVER)))]
     arguments = tuple(draw(_BY_KIND.get(argument.kind, _number_back)) for argument in function.arguments)
+    if function.name == "C_WaitForSlotEvent":
+        arguments = (ck.CKF_DONT_BLOCK, *arguments[1:])  # without it, it returns when nobody can say
     return [Call(function.name, arguments, "derived" if function.name in _CREATING else None)]
+
+
+# -- processes ---------------------------------------------------------------------------------------------------
+
+_find_all: Calls = [
+    Call("C_FindObjectsInit", (S(0), ())),
+    Call("C_FindObjects", (S(0), 100)),
+    Call("C_FindObjectsFinal", (S(0),)),
+]
+
+
+@st.composite
+def _lives(draw: st.DrawFn) -> Steps:
+    """The end of the module's use, or of a parent's; what is called in between; a new beginning."""
+    ends: Steps = [Call("C_Finalize", (None,)), Call("C_Finalize", (b"reserved",)), Fork(), Fork()]
+    steps: Steps = [draw(st.sampled_from(ends))]
+    steps += draw(st.lists(_single(), max_size=2).map(lambda many: [call for each in many for call in each]))
+    if draw(st.integers(0, 5)) == 0:
+        steps.append(Call("C_Finalize", (None,)))
+    steps.append(Call("C_Initialize", (draw(st.sampled_from(initialize_arguments())),)))
+    steps.append(open_session(draw(st.sampled_from([RW, RW, RO]))))
+    if draw(st.booleans()):
+        steps.append(log_in())
+    steps += _find_all
+    return steps
+
+
+@st.composite
+def _childhoods(draw: st.DrawFn) -> Steps:
+    """A child that does something and ends, with or without C_Finalize; its parent goes on."""
+    inside = draw(st.one_of(_ciphers(), _signatures(), _digests(), _creations(), _uses_of_objects(), _single()))
+    end: Calls = draw(st.sampled_from([[], [Call("C_Finalize", (None,))]]))
+    begin = draw(st.sampled_from([[], [Call("C_Initialize", (None,)), open_session(), log_in(), *_find_all]]))
+    return [Fork(), *begin, *inside, *end, Back()]
 
 
 # -- whole sequences --------------------------------------------------------------------------------------------
@@ -435,6 +496,8 @@ START: tuple[Calls, ...] = (
     [open_session(), log_in(), *(create(kind, token=True) for kind in ("aes", "generic", "ec-private", "ec-public"))],
     [open_session(), log_in(), *(create(k, token=True, private=True) for k in ("aes", "rsa-private", "rsa-public"))],
     [open_session(), log_in(), create("aes", token=True, private=True, extractable=False), open_session(RO)],
+    [open_session(), log_in(SO_PIN, ck.CKU_SO), *(create(kind) for kind in _KEYS), Call("C_InitPIN", (S(0), b"4321"))],
+    [open_session(), log_in(SO_PIN, ck.CKU_SO), *(create(kind, token=True) for kind in ("aes", "rsa-public", "data"))],
     [],
 )
 
@@ -445,25 +508,25 @@ _fragments = st.one_of(
     _single(),
     _single(),
 )
+_all_fragments = st.one_of(*[_fragments] * 12, _lives(), _childhoods())
 
 
-def _dealt(pair: tuple[Calls, Calls]) -> Calls:
+def _dealt(pair: tuple[Steps, Steps]) -> Steps:
     first, second = pair
     longest = max(len(first), len(second))
     return [each[at] for at in range(longest) for each in (first, second) if at < len(each)]
 
 
-_dealt_fragments = st.tuples(_fragments, _fragments).map(_dealt)
-
-
-def _joined(parts: tuple[Calls, Sequence[Calls]]) -> Calls:
+def _joined(parts: tuple[Calls, Sequence[Steps]]) -> Steps:
     start, fragments = parts
     return [*start, *(call for fragment in fragments for call in fragment)]
 
 
-def sequences(most: int = 20) -> SearchStrategy[Calls]:
-    """Sequences of so many fragments at most."""
-    fragments = st.lists(st.one_of(_fragments, _fragments, _dealt_fragments), min_size=2, max_size=most)
+def sequences(most: int = 20, lives: bool = True) -> SearchStrategy[Steps]:
+    """Sequences of so many fragments at most. `lives`: in which modules are finalised and processes fork."""
+    single = _all_fragments if lives else _fragments
+    dealt = st.tuples(single, single).map(_dealt)
+    fragments = st.lists(st.one_of(single, single, dealt), min_size=2, max_size=most)
     return st.tuples(st.sampled_from(START), fragments).map(_joined)
 
 
@@ -478,16 +541,16 @@ _STRUCK = (
 )
 
 
-def _without_pins(calls: Calls) -> Calls:
+def _without_pins(steps: Steps) -> Steps:
     """Without changes of the PIN, which need every member."""
-    return [call for call in calls if call.name not in ("C_SetPIN", "C_InitPIN")]
+    return [step for step in steps if not isinstance(step, Call) or step.name not in ("C_SetPIN", "C_InitPIN")]
 
 
 @st.composite
-def troubled(draw: st.DrawFn, members: int, most: int = 10) -> list[Call | Fault]:
+def troubled(draw: st.DrawFn, members: int, most: int = 10) -> list[Call | Fault | Fork | Back]:
     """A sequence in which members fail, and one never does. At most one fault costs a deadline; crashes meet one member
     only: a call that two helpers crash in gets its error (SEMANTICS.md section 3)."""
-    sequence: list[Call | Fault] = list(_without_pins(draw(sequences(most))))
+    sequence: list[Call | Fault | Fork | Back] = list(_without_pins(draw(sequences(most, lives=False))))
     spared = draw(st.integers(0, members - 1))
     others = [index for index in range(members) if index != spared]
     crashes = draw(st.sampled_from(others))

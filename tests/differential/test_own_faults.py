@@ -1,5 +1,6 @@
 """What the comparison takes for a fault of the call itself: too much of it would excuse wrong answers."""
 
+import struct
 from typing import Any
 
 import pytest
@@ -16,6 +17,14 @@ def _exists(symbol: Any) -> bool:
     return bool(symbol == K("aes"))
 
 
+def _gcm(*iv: Any) -> tuple[int, tuple[Any, ...]]:
+    return ck.CKM_AES_GCM, (*iv, 96, ("pointer", b"associated"), 128)
+
+
+def _words(*values: int) -> bytes:
+    return struct.pack("<6Q", *values)
+
+
 @pytest.mark.parametrize(
     ("call", "faults"),
     [
@@ -24,7 +33,21 @@ def _exists(symbol: Any) -> bool:
         (Call("C_EncryptInit", (S(0), (ck.CKM_AES_CBC, b"short"), K("aes"))), {ck.CKR_MECHANISM_PARAM_INVALID}),
         (Call("C_EncryptInit", (S(0), (ck.CKM_AES_CBC, None), K("aes"))), {ck.CKR_MECHANISM_PARAM_INVALID}),
         (Call("C_EncryptInit", (S(0), (0x80000001, None), K("aes"))), {ck.CKR_MECHANISM_INVALID}),
+        (Call("C_EncryptInit", (S(0), (ck.CKM_AES_CBC, Null(16)), K("aes"))), {ck.CKR_MECHANISM_PARAM_INVALID}),
+        (Call("C_EncryptInit", (S(0), (ck.CKM_AES_ECB, b"junk"), K("aes"))), {ck.CKR_MECHANISM_PARAM_INVALID}),
+        (Call("C_EncryptInit", (S(0), _gcm(("pointer", b"iv")), K("aes"))), set()),
+        (Call("C_EncryptInit", (S(0), _gcm(0, 12), K("aes"))), {ck.CKR_MECHANISM_PARAM_INVALID}),
         (Call("C_EncryptInit", (S(0), None, K("aes"))), {ck.CKR_ARGUMENTS_BAD}),
+        (Call("C_FindObjectsInit", (S(0), ((ck.CKA_ID, b"id"),))), set()),
+        (
+            Call("C_FindObjectsInit", (S(0), ((ck.CKA_ID, Null(2)),))),
+            {ck.CKR_ATTRIBUTE_VALUE_INVALID, ck.CKR_ARGUMENTS_BAD},
+        ),
+        (Call("C_Initialize", (None,)), set()),
+        (Call("C_Initialize", (_words(0, 0, 0, 0, 2, 0),)), set()),
+        (Call("C_Initialize", (_words(0, 0, 0, 0, 2, 1),)), {ck.CKR_ARGUMENTS_BAD}),
+        (Call("C_Initialize", (_words(1, 0, 0, 0, 2, 0),)), {ck.CKR_ARGUMENTS_BAD}),
+        (Call("C_Finalize", (b"reserved",)), {ck.CKR_ARGUMENTS_BAD}),
         (Call("C_EncryptInit", (Closed(), _CBC, Gone(0))), {ck.CKR_SESSION_HANDLE_INVALID, ck.CKR_KEY_HANDLE_INVALID}),
         (Call("C_Encrypt", (S(0), b"", None)), set()),
         (Call("C_Encrypt", (S(0), Null(16), 512)), {ck.CKR_ARGUMENTS_BAD}),

@@ -4,18 +4,19 @@ table of functions, by its kind, so that every function can be called with right
 Described arguments, by kind: numbers as they are; bytes, None for NULL with length 0, `Null(n)` for NULL with a length;
 a mechanism as (type, parameter); a template as (attribute, value) pairs; a query as (attribute, room) pairs, room None
 to ask for the length; room for output in bytes, None to ask for the length, MISSING for no pointer to it at all; for a
-returned number True, or None for a NULL pointer.
+returned number True, or None for a NULL pointer. Parameters, values and rooms may be `Null(n)` too.
 """
 
 import ctypes
 import os
+import signal
 import struct
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, cast
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME
@@ -27,6 +28,15 @@ Word = ctypes.c_ulong
 
 CRASHED = -1
 """In place of a CK_RV: the process with the module has died."""
+
+HUNG = -2
+"""In place of a CK_RV: the call has not returned, and the process was ended."""
+
+_FORK, _RETURN = "fork", "return"
+"""In place of a function's name."""
+
+_LIMIT = 100.0
+"""Seconds for a call, far above every deadline of a member."""
 
 MISSING = "missing"
 """A NULL pointer where the length of the output belongs."""
@@ -117,24 +127,37 @@ class _Argument:
         if isinstance(value, Null):
             return [None, value.length]
         if kind is Kind.TEMPLATE:
-            attributes, alive = _template(dict(value))
-            self._alive += [attributes, alive]
-            return [attributes, len(attributes)]
+            return self._template(value)
         return [self._keep(value), len(value)]
 
     def _mechanism(self, value: Mechanism | None) -> Any:
         if value is None:
             return None
         kind, parameter = value
-        how, alive = _mechanism(kind if parameter is None else value)
+        described = kind if parameter is None or isinstance(parameter, Null) else value
+        how, alive = _mechanism(described)
+        if isinstance(parameter, Null):
+            how.length = parameter.length
         self._alive += [how, alive]
         return how
+
+    def _template(self, value: Any) -> list[Any]:
+        pairs = dict(value)
+        attributes, alive = _template({each: b"" if isinstance(how, Null) else how for each, how in pairs.items()})
+        for attribute, how in zip(attributes, pairs.values(), strict=True):
+            if isinstance(how, Null):
+                attribute.value, attribute.length = None, how.length
+        self._alive += [attributes, alive]
+        return [attributes, len(attributes)]
 
     def _query(self) -> list[Any]:
         if self._value is None:
             return [None, 1]
         self.entries = (Word * (3 * max(len(self._value), 1)))()
         for at, (attribute, room) in enumerate(self._value):
+            if isinstance(room, Null):
+                self.entries[3 * at : 3 * at + 3] = [attribute, 0, room.length]
+                continue
             address = 0 if room is None else ctypes.addressof(self._room(room))
             self.entries[3 * at : 3 * at + 3] = [attribute, address, room or 0]
         return [self.entries, len(self._value)]
@@ -173,7 +196,7 @@ class _Argument:
         found, rooms = [], iter(self.rooms)
         for at, (_, room) in enumerate(self._value):
             length = self.entries[3 * at + 2]
-            memory = None if room is None else next(rooms)
+            memory = next(rooms) if isinstance(room, int) else None
             known = memory is not None and length != ck.CK_UNAVAILABLE_INFORMATION
             found.append((length, memory.content(length) if memory is not None and known else None))
         return tuple(found)
@@ -192,13 +215,27 @@ def perform(client: Client, name: str, values: tuple[Any, ...]) -> Answer:
     return Answer(rv, tuple(argument.result(rv) for argument in arguments))
 
 
+def _go_on_in_child() -> None:
+    """Returns in a forked child; and in the parent, once the child has returned. Does not where the child has died."""
+    child = os.fork()
+    if child and os.waitpid(child, 0)[1] != 0:
+        os._exit(1)
+
+
 def _serve(pipe: Connection, module: str, environment: Mapping[str, str]) -> None:
+    os.setsid()
     client = Client(module, environment)
     while True:
         try:
             name, values = pipe.recv()
         except EOFError:
+            os._exit(1)
+        if name == _RETURN:
             os._exit(0)
+        if name == _FORK:
+            _go_on_in_child()
+            pipe.send(Answer(ck.CKR_OK))
+            continue
         try:
             pipe.send(perform(client, name, values))
         except Overrun as overrun:
@@ -218,11 +255,16 @@ class Worker:
         self._process = context.Process(target=_serve, args=(theirs, *self._arguments), daemon=True)
         self._process.start()
         theirs.close()
+        self._children = 0
 
     def call(self, name: str, *values: Any) -> Answer:
-        """One call; CRASHED where the process died in it. Raises Overrun."""
+        """One call; CRASHED where the process died in it, HUNG where it did not answer. Raises Overrun."""
         try:
             self._pipe.send((name, values))
+            if not self._pipe.poll(_LIMIT):
+                self._kill()
+                self._start()
+                return Answer(HUNG)
             answer = self._pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
@@ -233,11 +275,33 @@ class Worker:
         assert isinstance(answer, Answer)
         return answer
 
+    def fork(self) -> Answer:
+        """The calls that follow are those of a forked child."""
+        answer = self.call(_FORK)
+        self._children += answer.rv == ck.CKR_OK
+        return answer
+
+    def back(self) -> Answer:
+        """The child ends as it is; the calls that follow are its parent's."""
+        self._children -= 1
+        return self.call(_RETURN)
+
+    def home(self) -> None:
+        """Back in the process that was there at first."""
+        while self._children > 0:
+            self.back()
+
     def close(self) -> None:
         """Ends the process."""
         with suppress(OSError):
             self._pipe.close()
         self._process.join(10)
         if self._process.is_alive():
-            self._process.kill()
-            self._process.join()
+            self._kill()
+
+    def _kill(self) -> None:
+        """With its children, which are of its session."""
+        with suppress(ProcessLookupError):
+            os.killpg(cast(int, self._process.pid), signal.SIGKILL)
+        self._process.kill()
+        self._process.join()

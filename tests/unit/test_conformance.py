@@ -13,7 +13,7 @@ from conformance.differences import Difference, Tolerated, compare, load, unused
 from conformance.scene import Result, Scene, sorted_blocks
 from conformance.steps import Failed, Step, Suite
 from conformance.suites import SUITES
-from conformance.targets import GROUP, LABEL, LOSS, PIN, PLAIN, SO_PIN, Target
+from conformance.targets import AGAIN, GROUP, LABEL, LOSS, PIN, PLAIN, SO_PIN, Target
 
 SLOT = Tolerated("tool", "list*", "SoftHSM slot", "HA slot", "Its own description.")
 LOCAL = Tolerated("tool", "*", ", local$", "", "A copy is not local.", each=True)
@@ -122,7 +122,7 @@ def judged(plain: str, group: str, loss: str, killed: int = 1, fails: str = "") 
 def test_a_step_that_differs_fails_the_run_and_is_reported() -> None:
     outcome = judged("exit 0", "exit 0", "exit 1")
     assert report.status([outcome], []) == 1
-    row = ["tool", "1", "1", "ok", "1", "ok", "0", "ok,", "1", "not", "1", "steps", "0", "6", "1"]
+    row = ["tool", "1", "1", "ok", "1", "ok", "0", "ok,", "1", "not", "0", "0", "6", "1", "1"]
     assert "tool: list: on loss\n    - exit 0\n    + exit 1" in report.details([outcome], [], [])
     assert report.table([outcome]).splitlines()[1].split() == row
 
@@ -135,6 +135,40 @@ def test_a_step_that_fails_everywhere_needs_a_reason() -> None:
     assert judged("exit 1", "exit 1", "exit 1").problems == ["list: fails on plain SoftHSM: ('exit 1',)"]
     assert judged("exit 1", "exit 1", "exit 1", fails="it always does").problems == []
     assert len(judged("exit 0", "exit 0", "exit 0", fails="it always does").problems) == 1
+
+
+def test_what_plain_softhsm_answers_by_chance_is_called_unsteady() -> None:
+    suite = Suite("tool", [Step("list", "true")])
+    plain, again = result("list", "exit 0", "one"), result("list", "exit 0", "two")
+    same = {PLAIN: {"list": plain}, AGAIN: {"list": again}, GROUP: {"list": again}}
+    outcome = report.judge(suite, same, [])
+    assert (outcome.unsteady, outcome.differences, outcome.problems) == (["list"], [], [])
+    assert "unsteady on plain SoftHSM: list" in report.details([outcome], [], [])
+    other = report.judge(suite, {**same, GROUP: {"list": result("list", "exit 0", "three")}}, [])
+    assert other.wrong != []
+
+
+def test_a_step_that_is_unsteady_on_plain_softhsm_is_well_on_the_slot() -> None:
+    suite = Suite("tool", [Step("list", "true", fails="it hangs at times", unsteady=True)])
+    hangs = {"list": result("list", "hang")}
+    assert len(report.judge(suite, {PLAIN: hangs, GROUP: hangs}, []).problems) == 1
+    assert report.judge(suite, {PLAIN: hangs, GROUP: {"list": result("list", "exit 0")}}, []).problems == []
+
+
+def test_what_a_program_is_refused_has_to_be_meant() -> None:
+    lines = {"list": result("list", "exit 0", "login: ok", "login again: failed: it is", "verify: false")}
+    for refused, problems in (
+        (("login again", "verify"), 0),
+        (("login again",), 1),
+        (("login again", "verify", "login"), 1),
+    ):
+        step = Step("list", "true", refused=dict.fromkeys(refused, "why"))
+        assert len(report.judge(Suite("tool", [step]), {PLAIN: lines}, []).problems) == problems
+
+
+def test_the_steps_in_which_a_member_died_are_named() -> None:
+    assert report.spans([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+    assert report.spans([]) == ""
 
 
 def test_a_loss_that_never_happened_is_a_problem() -> None:

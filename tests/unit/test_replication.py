@@ -12,6 +12,7 @@ from pyha.ha.replication import (
     created_template,
     domain_for,
     generated_class,
+    misstates_token,
     original_template,
     published_template,
     restated_template,
@@ -56,13 +57,31 @@ def test_generated_classes() -> None:
 
 def test_an_original_is_an_extractable_session_object_that_nothing_hinders() -> None:
     asked = (TOKEN, STAYS, SENSITIVE, Attribute(ck.CKA_MODIFIABLE, b"\0"), Attribute(ck.CKA_LABEL, b"x"))
-    made = original_template(asked, is_key=True)
+    made = original_template(asked, ck.CKO_PRIVATE_KEY)
     assert value_of(made, ck.CKA_TOKEN) == b"\0"
     assert value_of(made, ck.CKA_EXTRACTABLE) == b"\1"
     assert value_of(made, ck.CKA_SENSITIVE) == b"\1"
     assert value_of(made, ck.CKA_LABEL) == b"x"
     assert value_of(made, ck.CKA_MODIFIABLE) is None
-    assert value_of(original_template((TOKEN,), is_key=False), ck.CKA_EXTRACTABLE) is None
+    assert value_of(original_template((TOKEN,), ck.CKO_PUBLIC_KEY), ck.CKA_EXTRACTABLE) is None
+
+
+def test_what_the_published_object_is_not_told_stays_in_the_original() -> None:
+    for object_class, attribute in (
+        (ck.CKO_PUBLIC_KEY, ck.CKA_EXTRACTABLE),
+        (ck.CKO_PUBLIC_KEY, ck.CKA_WRAP_WITH_TRUSTED),
+        (ck.CKO_SECRET_KEY, ck.CKA_ALWAYS_AUTHENTICATE),
+        (ck.CKO_PRIVATE_KEY, ck.CKA_WRAP_TEMPLATE),
+    ):
+        assert Attribute(attribute, b"\1") in original_template((TOKEN, Attribute(attribute, b"\1")), object_class)
+    odd = Attribute(ck.CKA_EXTRACTABLE, b"\1\0")
+    assert odd in original_template((TOKEN, odd), ck.CKO_SECRET_KEY)
+
+
+def test_a_token_attribute_is_one_byte() -> None:
+    assert not misstates_token((TOKEN, Attribute(ck.CKA_LABEL, b"x")))
+    for value in (b"", b"\1\0", bytes(8)):
+        assert misstates_token((Attribute(ck.CKA_TOKEN, value),))
 
 
 def test_what_is_published_names_every_flag_and_ends_with_modifiable() -> None:

@@ -2,6 +2,7 @@
 // Arguments: provider configuration, PIN. Run as a single file: java Provider.java pkcs11.cfg 1234
 
 import java.security.*;
+import java.security.cert.Certificate;
 import java.security.interfaces.*;
 import java.security.spec.*;
 import java.util.*;
@@ -121,6 +122,20 @@ public class Provider {
             does("AES/CTR/NoPadding " + bits, () -> encrypts("AES/CTR/NoPadding", aes, aes, iv, 1001));
             does("AES/GCM/NoPadding " + bits, () -> encrypts("AES/GCM/NoPadding", aes, aes,
                 new GCMParameterSpec(128, new byte[12]), 1001));
+            does("AES/GCM/NoPadding " + bits + " with a changed tag", () -> {
+                GCMParameterSpec gcm = new GCMParameterSpec(128, new byte[12]);
+                Cipher cipher = Cipher.getInstance("AES/GCM/NoPadding", token);
+                cipher.init(Cipher.ENCRYPT_MODE, aes, gcm);
+                byte[] secret = cipher.doFinal(new byte[100]);
+                secret[secret.length - 1] ^= 1;
+                cipher.init(Cipher.DECRYPT_MODE, aes, gcm);
+                try {
+                    cipher.doFinal(secret);
+                } catch (GeneralSecurityException refused) {
+                    return true;
+                }
+                return false;
+            });
         }
         does("AES of known bytes", () -> {
             SecretKey known = new SecretKeySpec(new byte[16], "AES");
@@ -174,10 +189,32 @@ public class Provider {
             cipher.init(Cipher.ENCRYPT_MODE, store.getKey("known", null));
             return HexFormat.of().formatHex(cipher.doFinal(new byte[16])).substring(0, 24);
         });
+        KeyStore software_store = KeyStore.getInstance("PKCS12");
+        software_store.load(new java.io.FileInputStream("own.p12"), "secret".toCharArray());
+        Certificate[] chain = software_store.getCertificateChain("own");
+        does("store a private key with its certificate", () -> {
+            store.setKeyEntry("own", software_store.getKey("own", "secret".toCharArray()), null, chain);
+            return null;
+        });
+        does("the stored private key signs for the certificate", () -> {
+            KeyPair own = new KeyPair(store.getCertificate("own").getPublicKey(), (PrivateKey) store.getKey("own", null));
+            return signs("SHA256withRSA", own, null);
+        });
+        does("the stored certificate is the same", () -> store.getCertificate("own").equals(chain[0]));
+        does("store a certificate", () -> {
+            store.setCertificateEntry("trusted", chain[0]);
+            return null;
+        });
+        does("a new list", () -> {
+            KeyStore again = KeyStore.getInstance("PKCS11", token);
+            again.load(null, pin);
+            return new TreeSet<>(Collections.list(again.aliases()));
+        });
         does("aliases", () -> new TreeSet<>(Collections.list(store.aliases())));
         does("delete", () -> {
             store.deleteEntry("kept");
             store.deleteEntry("known");
+            store.deleteEntry("own");
             return null;
         });
         does("aliases afterwards", () -> new TreeSet<>(Collections.list(store.aliases())));

@@ -118,6 +118,6 @@ public class Server {
         clients.shutdown();
         clients.awaitTermination(120, TimeUnit.SECONDS);
         System.out.println(done.get() + " handshakes, " + failed.get() + " failed");
-        System.exit(0);
+        System.exit(done.get() == count && failed.get() == 0 ? 0 : 1);
     }
 }

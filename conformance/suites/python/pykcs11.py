@@ -74,6 +74,7 @@ def main() -> None:
     mechanism = PyKCS11.Mechanism(PyKCS11.CKM_SHA256_RSA_PKCS)
     signature = does("sign", lambda: session.sign(private, b"message", mechanism))
     does("verify", lambda: bool(session.verify(public, b"message", signature, mechanism)))
+    does("a wrong signature", lambda: bool(session.verify(public, b"massage", signature, mechanism)))
     pss = PyKCS11.RSA_PSS_Mechanism(PyKCS11.CKM_SHA256_RSA_PKCS_PSS, PyKCS11.CKM_SHA256, PyKCS11.CKG_MGF1_SHA256, 32)
     signature = does("sign PSS", lambda: session.sign(private, b"message", pss))
     does("verify PSS", lambda: bool(session.verify(public, b"message", signature, pss)))

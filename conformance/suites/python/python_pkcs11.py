@@ -59,7 +59,13 @@ def keys(session: Any) -> None:
         does(f"RSA {mechanism.name}", lambda s=signature, m=mechanism: public.verify(b"message", s, mechanism=m))
         does(f"RSA {mechanism.name}, not", lambda s=signature, m=mechanism: public.verify(b"massage", s, mechanism=m))
     does("RSA decrypt", lambda: private.decrypt(public.encrypt(b"message")))
-    does("RSA wrap", lambda: private.unwrap_key(pkcs11.ObjectClass.SECRET_KEY, KeyType.AES, public.wrap_key(known)))
+    does("wrap what must not leave", lambda: public.wrap_key(known))
+    leaves = {Attribute.EXTRACTABLE: True, Attribute.SENSITIVE: False}
+    open_key = does("AES that may leave", lambda: session.generate_key(KeyType.AES, 256, template=leaves))
+    wrapped = does("RSA wrap", lambda: len(public.wrap_key(open_key))) and public.wrap_key(open_key)
+    back = does("RSA unwrap", lambda: private.unwrap_key(pkcs11.ObjectClass.SECRET_KEY, KeyType.AES, wrapped))
+    secret = open_key.encrypt(b"message", mechanism_param=iv)
+    does("the unwrapped key is the same", lambda: back.decrypt(secret, mechanism_param=iv))
     for curve in ("secp256r1", "secp384r1"):
         parameters = session.create_domain_parameters(
             KeyType.EC, {Attribute.EC_PARAMS: encode_named_curve_parameters(curve)}, local=True
@@ -93,9 +99,10 @@ def objects(session: Any) -> None:
 
     does("rename", rename)
     does("find the renamed", lambda: session.get_key(label="renamed").label)
-    does("copy to a session object", lambda: session.get_key(label="one").copy({Attribute.TOKEN: False}).label)
+    passing = {Attribute.TOKEN: False, Attribute.LABEL: "passing"}
+    does("copy to a session object", lambda: session.get_key(label="one").copy(passing).label)
     does("copy to a token object", lambda: session.get_key(label="one").copy({Attribute.LABEL: "copied"}).label)
-    for label in ("one", "two", "renamed", "copied"):
+    for label in ("one", "two", "renamed", "copied", "passing"):
         does(f"destroy {label}", lambda label=label: session.get_key(label=label).destroy())
     for each in list(session.get_objects({Attribute.LABEL: "pair"})):
         does("destroy of the pair", each.destroy)
