@@ -115,7 +115,7 @@ class Provider:
         group = self._groups[session.slot]
         if tried is None and group.recovery.mode is not _BACKGROUND:
             # Never for what was tried already, which comes with its session's lock.
-            self._before(group)
+            self._recover(group)
         try:
             if route is _EVERY:
                 # Not under the session's lock: the login lock comes first, and logging out takes every session's.
@@ -132,14 +132,14 @@ class Provider:
             # One of our own steps beside the call was refused; why is nothing that the application could act on.
             return ck.CKR_DEVICE_ERROR, []
 
-    def straight_ways(self, mechanisms: Mapping[int, MechanismRow], general: General) -> list[Way | None]:
-        """The straight way of each function, by its index. `general`: goes on with what one of them has met."""
-        return ways(self._sessions, self._groups, self._before, mechanisms, general)
-
-    def _before(self, group: GroupRuntime) -> None:
-        """What a monitor does where there is one."""
+    def _recover(self, group: GroupRuntime) -> None:
+        """The seed's rule: a call that needs members first tries the lost ones that are due, where no thread does."""
         self._reload.look()
         recovery.on_call(group)
+
+    def straight_ways(self, mechanisms: Mapping[int, MechanismRow], general: General) -> list[Way | None]:
+        """The straight way of each function, by its index. `general`: goes on with what one of them has met."""
+        return ways(self._sessions, self._groups, self._recover, mechanisms, general)
 
     def _routed(
         self,
@@ -253,6 +253,8 @@ class Provider:
         if not flags & ck.CKF_SERIAL_SESSION:
             return ck.CKR_SESSION_PARALLEL_NOT_SUPPORTED, []
         writable = bool(flags & ck.CKF_RW_SESSION)
+        if group.recovery.mode is not _BACKGROUND:
+            self._recover(group)
         try:
             group.contact()
             # The lock that the end of the last session takes too: it must not log out who is just coming.

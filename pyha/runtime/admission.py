@@ -138,6 +138,21 @@ def locate(group: GroupRuntime, connection: Connection, deadline: float) -> Hand
     return handles
 
 
+def expect_domain(group: GroupRuntime, connection: Connection, deadline: float) -> None:
+    """A member was logged in anew in the midst of its work: a token that was initialised anew, and kept its serial,
+    has nothing to answer with. The keys themselves are proved before they are used. Raises MemberLost,
+    SessionRefused."""
+    if group.raw or group.user != ck.CKU_USER or connection.domain:
+        return
+    try:
+        _whole_domain(group, connection, deadline)
+    except NotAdmitted as refusal:
+        # Whether for good is for its recovery to say, which sees the token by a helper of its own.
+        raise MemberLost(f"not a member any more: {refusal}") from None
+    except SearchFailed:
+        return  # the call itself goes on, and is judged by its own answer
+
+
 def _prove(group: GroupRuntime, connection: Connection, handles: Handles, deadline: float) -> None:
     """Raises NotAdmitted where an AES domain key is proved to be another than the group's; a token that cannot give
     proofs was judged by its check values. Raises SearchFailed, SessionRefused, MemberLost."""
@@ -162,10 +177,7 @@ def _look(group: GroupRuntime, connection: Connection, deadline: float) -> tuple
     """The domain keys of a logged-in member: their real handles, and what the token tells, with the proof where it
     tells nothing. RSA pairs may be missing: not every module can hold them. Raises NotAdmitted, SearchFailed,
     SessionRefused, MemberLost."""
-    found = read_domain_keys(connection, group.settings.id, deadline)
-    for key in AES_KEYS:
-        if key not in found:
-            raise NotAdmitted(f"its {key.value} domain key is missing")
+    found = _whole_domain(group, connection, deadline)
     handles = {key: on_token.handles for key, on_token in found.items()}
     told = {key: Fingerprint(on_token.fingerprint) for key, on_token in found.items()}
     if needs_proof(told) or not group.settings.domain:
@@ -173,6 +185,15 @@ def _look(group: GroupRuntime, connection: Connection, deadline: float) -> tuple
         for key, proof in _proofs(connection, handles, deadline).items():
             told[key] = replace(told[key], proof=proof)
     return handles, told
+
+
+def _whole_domain(group: GroupRuntime, connection: Connection, deadline: float) -> dict[DomainKey, DomainKeyOnToken]:
+    """Raises NotAdmitted where an AES key is not there, SearchFailed, SessionRefused, MemberLost."""
+    found = read_domain_keys(connection, group.settings.id, deadline)
+    for key in AES_KEYS:
+        if key not in found:
+            raise NotAdmitted(f"its {key.value} domain key is missing")
+    return found
 
 
 def _proofs(connection: Connection, handles: Handles, deadline: float) -> dict[DomainKey, bytes]:

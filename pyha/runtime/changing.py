@@ -33,7 +33,7 @@ from pyha.runtime.outcomes import Refusal, Unreplicable, begun_anew
 from pyha.runtime.publishing import write_records
 from pyha.runtime.refinding import record_like
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, on_each, step
+from pyha.runtime.steps import Placed, expect_tokens, on_each, step
 
 
 def change(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
@@ -53,6 +53,7 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
         return alter(group, ChangeCall(group, function, values, None), entry, template)
     try:
         with group.changes.shared(group.deadline()):
+            expect_tokens(group)
             # Disturbed is only what comes before the change itself.
             return begun_anew(lambda: _change(group, function, values, entry, template))
     except Refusal as refusal:

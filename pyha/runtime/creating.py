@@ -53,7 +53,7 @@ from pyha.runtime.outcomes import (
 )
 from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, on_each, step
+from pyha.runtime.steps import Placed, expect_tokens, on_each, step
 
 UNREPLICABLE_RV = ck.CKR_KEY_NOT_WRAPPABLE
 """What the application gets where a key cannot be on every member and the group refuses such keys: it names the
@@ -96,6 +96,8 @@ def create(
     lasting = not group.raw and any(wants_token(part.asked) for part in parts)
     with group.changes.shared(group.deadline()) if lasting else nullcontext():
         try:
+            if lasting:
+                expect_tokens(group)
             try:
                 return begun_anew(once)
             except Unreplicable as unreplicable:

@@ -84,6 +84,7 @@ def _login_for_operation(group: GroupRuntime, session: VirtualSession, pin: Any)
         return ck.CKR_OPERATION_NOT_INITIALIZED
     deadline = group.deadline(slow=True)
     try:
+        place.connection.before_pin(deadline)
         rv, _ = place.connection.call("C_Login", deadline, place.real, ck.CKU_CONTEXT_SPECIFIC, pin)
         _judge(place.connection, rv, deadline)
     except MemberLost as loss:
@@ -213,6 +214,7 @@ def _set_pin_on(group: GroupRuntime, index: int, connection: Connection, functio
     deadline = group.deadline(slow=True)
     if not group.log_in_member(index, connection, deadline):
         raise MemberLost("its login was refused")
+    connection.before_pin(deadline)
     return _settled(
         connection,
         lambda connection, deadline: connection.invoke(function, [connection.anchor(deadline), *values[1:]], deadline)[

@@ -14,6 +14,7 @@ from pyha.cryptoki.functions import Function, Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.runtime.admission import expect_domain
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, so_is_logged_in
 from pyha.runtime.member import Connection, MemberBusy, MemberLost, SessionRefused
@@ -186,4 +187,7 @@ def _heal(
     if group.user is None or (group.user == ck.CKU_SO and so_is_logged_in(connection, deadline)):
         return False
     connection.forget_login(logins, deadline)
-    return group.log_in_member(index, connection, deadline) and policy.renew_session(index, connection, deadline)
+    if not group.log_in_member(index, connection, deadline):
+        return False
+    expect_domain(group, connection, deadline)
+    return policy.renew_session(index, connection, deadline)

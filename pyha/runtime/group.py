@@ -98,6 +98,7 @@ class GroupRuntime:
             )
         )
         self.connections: list[Connection | None] = [None] * count
+        self.tokens: dict[int, TokenInfo] = {}  # member -> what its token said of itself when it came
         self.threads = True  # the application allows them, and the system gives them
         self.recovery = settings.recovery  # with the mode that is possible here
         # What makes and changes token objects shares it; who compares a returned member with the others is alone.
@@ -166,9 +167,14 @@ class GroupRuntime:
                 self.connections[index] = connection
                 self.value = after
                 self._used[index] = self.clock()  # it has just answered: not to be probed yet
+                self._know(index, connection)
         if not came:
             # C_Finalize or the operator came meanwhile, and found nothing here to close.
             connection.close()
+
+    def _know(self, index: int, connection: Connection) -> None:
+        if connection.token_info is not None:
+            self.tokens[index] = connection.token_info
 
     @contextmanager
     def arriving(self, connection: Connection) -> Iterator[None]:
@@ -212,16 +218,19 @@ class GroupRuntime:
                 self.mechanisms = common_mechanisms([offer] if self.mechanisms is None else [self.mechanisms, offer])
 
     def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> None:
-        """A member failed: out it goes, its helper is ended, one line says so."""
+        """A member failed: out it goes, its helper is ended, one line says so. One whose slot has another token now is
+        none any more, whatever the call that met it made of that."""
         with self._lock:
-            before = self.value
-            self.value = before.lost(index, generation, reason, cause)
-            changed = self.value is not before
             connection = self.connections[index]
             if connection is not None and connection.generation == generation:
                 self.connections[index] = None
+                if connection.stranger:
+                    reason, cause = connection.stranger, Cause.NOT_A_MEMBER
             else:
                 connection = None
+            before = self.value
+            self.value = before.lost(index, generation, reason, cause)
+            changed = self.value is not before
         if connection is not None:
             connection.close()
         if changed and not self._closed:
@@ -250,6 +259,7 @@ class GroupRuntime:
             self.connections[index] = connection
             self.value = after
             self._used[index] = self.clock()
+            self._know(index, connection)
             self.news.returned(index)
         self.news.tell()
 

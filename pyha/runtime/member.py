@@ -23,6 +23,7 @@ from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import MemberInitialize, Out
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.domain import DomainHandles, DomainKey
+from pyha.runtime.expecting import INFO_TRIES, pause, read_at_ease, stranger
 from pyha.runtime.gate import Gate, GateTimeout
 from pyha.runtime.resident import Resident
 
@@ -30,8 +31,6 @@ Clock = Callable[[], float]
 
 _FINALIZE = BY_NAME["C_Finalize"].index
 _TRIES = 5
-_INFO_TRIES = 20  # a second: where many processes log in at once, more than half of the answers are errors
-_PAUSES = (0.005, 0.01, 0.02, 0.05)
 _SESSION_FLAGS = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION
 _LOW = {
     ck.CKU_USER: ck.CKF_USER_PIN_COUNT_LOW | ck.CKF_USER_PIN_FINAL_TRY | ck.CKF_USER_PIN_LOCKED,
@@ -81,6 +80,7 @@ class Connection:
         self.catalogue = Gate()
         self.slot = -1
         self.token_info: TokenInfo | None = None
+        self.stranger = ""  # one phrase, once its slot has been seen to have another token
         self.bound: dict[int, int] = {}  # virtual object handle -> real one
         self.known: dict[int, int] = {}  # and back
         self.domain: dict[DomainKey, DomainHandles] = {}
@@ -93,6 +93,7 @@ class Connection:
         self._reserved = reserved
         self._link: Link | None = None
         self._idle: list[int] = []
+        self._unclosed: list[int] = []  # sessions for whose closing there was no time
         self._anchor = 0
         self._login_lock = threading.RLock()
         self._cause = "it is not connected"
@@ -169,7 +170,7 @@ class Connection:
                     return
             if attempt == _TRIES - 1 or self.clock() >= deadline:
                 break
-            time.sleep(_PAUSES[attempt])
+            pause(attempt)
             self._initialize_anew(deadline)
         raise MemberLost("its token is not among the module's tokens")
 
@@ -326,7 +327,36 @@ class Connection:
             if verdict(Route.LOCAL, rv) is not Verdict.ANSWER:
                 raise MemberLost(f"C_OpenSession answered {rv_name(rv)}")
             raise SessionRefused(rv)
-        return int(results[3])
+        session = int(results[3])
+        try:
+            # Not before: a token that came in between would have been given the session.
+            self.expect_token(deadline)
+        except BaseException:
+            self.discard(session, deadline)
+            raise
+        return session
+
+    def expect_token(self, deadline: float, at_ease: bool = False) -> bool:
+        """That the slot still holds the token that this connection is for. False: the module cannot say now, not even
+        when it is asked again (`at_ease`). Raises MemberLost where it is another, MemberBusy."""
+        known = True
+        if self.token_info is not None and not self.stranger:
+            self.stranger, known = stranger(self.token_info, self._reader(deadline), self._late(deadline), at_ease)
+        if self.stranger:
+            raise MemberLost(self.stranger)
+        return known
+
+    def before_pin(self, deadline: float) -> None:
+        """A PIN is about to go to the slot's token: no other's than the member's may get it. Raises MemberLost,
+        MemberBusy."""
+        if not self.expect_token(deadline, at_ease=True):
+            raise MemberLost("its token info cannot be read, so it is not known whose token is in its slot")
+
+    def _reader(self, deadline: float) -> Callable[[], TokenInfo | None]:
+        return lambda: self._read_token_info(self.slot, deadline)
+
+    def _late(self, deadline: float) -> Callable[[], bool]:
+        return lambda: self.clock() >= deadline
 
     def give_back(self, session: int) -> None:
         """Return a session that has no operation."""
@@ -334,11 +364,22 @@ class Connection:
             self._idle.append(session)
 
     def discard(self, session: int, deadline: float) -> None:
-        """Close a session that may be spoilt. A member that is gone has none; without memory or time it stays open."""
-        if self.clock() >= deadline:
-            return  # a call that may not wait at all would end a member that is only busy
-        with contextlib.suppress(MemberLost, MemberBusy, MemoryError):
-            self.call("C_CloseSession", deadline, session)
+        """Close a session that may be spoilt. A member that is gone has none; without memory or time it is closed when
+        the next one is."""
+        self._unclosed.append(session)
+        # A call that may not wait at all would end a member that is only busy.
+        while self._unclosed and self.clock() < deadline:
+            try:
+                session = self._unclosed.pop()
+            except IndexError:  # another thread took the last one
+                return
+            try:
+                self.call("C_CloseSession", deadline, session)
+            except MemberLost:
+                return
+            except (MemberBusy, MemoryError):
+                self._unclosed.append(session)
+                return
 
     @contextlib.contextmanager
     def logging_in(self, deadline: float) -> Iterator[None]:
@@ -371,6 +412,7 @@ class Connection:
                 if self._resident.users == 1 and self._resident.ours:
                     self.call("C_CloseAllSessions", deadline, self.slot)
                     self._idle.clear()
+                    self._unclosed.clear()
                     self._anchor = 0
                 self.forget_anchor(deadline)  # the token's other sessions are somebody else's
             self.drop_idle(deadline)
@@ -383,8 +425,10 @@ class Connection:
         """A probe: whether the member gives any answer of its own on a fresh session. Raises nothing."""
         try:
             session = self.open_session(deadline)
-            rv, _ = self.call("C_GenerateRandom", deadline, session, Out(8))
-            self.discard(session, deadline)
+            try:
+                rv, _ = self.call("C_GenerateRandom", deadline, session, Out(8))
+            finally:
+                self.discard(session, deadline)
         except (SessionRefused, MemoryError):
             return True  # what this process has no memory for says nothing of the member
         except MemberLost:
@@ -393,12 +437,7 @@ class Connection:
 
     def read_token_info(self, deadline: float) -> TokenInfo | None:
         """The token's info now, None where the module could not say (SoftHSM fails while another process logs in)."""
-        for attempt in range(_INFO_TRIES):
-            info = self._read_token_info(self.slot, deadline)
-            if info is not None or self.clock() >= deadline:
-                return info
-            time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
-        return None
+        return read_at_ease(self._reader(deadline), self._late(deadline))
 
     def _read_token_info(self, slot: int, deadline: float) -> TokenInfo | None:
         rv, results = self.call("C_GetTokenInfo", deadline, slot, None)
@@ -417,13 +456,15 @@ class Connection:
         cannot read its token, and says that it has no PIN (then repeated at ease) or a general error (then once, and
         not where the token's flags say that it was a try after all)."""
         ambiguous = 0
-        for attempt in range(_INFO_TRIES):
-            rv, _ = self.call("C_Login", deadline, self.anchor(deadline), user, pin)
+        for attempt in range(INFO_TRIES):
+            anchor = self.anchor(deadline)
+            self.before_pin(deadline)
+            rv, _ = self.call("C_Login", deadline, anchor, user, pin)
             pinless = rv == ck.CKR_USER_PIN_NOT_INITIALIZED
             ambiguous += not pinless
             if pin is None or ambiguous > 1 or not (pinless or verdict(Route.EVERY, rv) is Verdict.SUSPECT):
                 return rv
-            time.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
+            pause(attempt)
             info = self.read_token_info(deadline)
             if info is None or info.flags & _LOW[user]:
                 return rv

@@ -16,6 +16,7 @@ from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.afresh import Unreadable
+from pyha.runtime.expecting import STRANGER, same
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
@@ -38,7 +39,9 @@ def due(group: GroupRuntime, occasion: Occasion) -> tuple[int, ...]:
 
 
 def asked(group: GroupRuntime, indices: Collection[int]) -> None:
-    """The operator asks for an attempt now, on these members, as far as they are out."""
+    """The operator asks for an attempt now, on these members, as far as they are out: whichever token they have now."""
+    for index in indices:
+        group.tokens.pop(index, None)
     for index in due(group, Occasion.OPERATOR):
         if index in indices:
             recover(group, index)
@@ -69,13 +72,14 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     try:
         with group.arriving(connection):
             connection.connect(group.deadline())
+            _expect_known(group, index, connection)
             group.learn_from(index, connection)
             unsynchronised = _admit(group, index, connection, until)
         reason = ""
     except NotYet as refusal:
         reason, cause = str(refusal), refusal.cause
     except (MemberLost, SessionRefused, SearchFailed) as loss:
-        reason = str(loss)
+        reason, cause = str(loss), Cause.NOT_A_MEMBER if connection.stranger else Cause.LOST
     except (NobodyLeft, MemoryError) as trouble:
         # The last member went while it was compared with, or this process has no memory: the next attempt sees.
         reason = str(trouble) or "no memory"
@@ -91,6 +95,14 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     else:
         log.log("notice", f"{label} returned")
     return True
+
+
+def _expect_known(group: GroupRuntime, index: int, connection: Connection) -> None:
+    """That it is the token that this process has had as this member: before a PIN goes there. A URI may name several
+    tokens, one after the other. Raises NotYet."""
+    known = group.tokens.get(index)
+    if known is not None and connection.token_info is not None and not same(known, connection.token_info):
+        raise NotYet(STRANGER, Cause.NOT_A_MEMBER)
 
 
 def _admit(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> bool:

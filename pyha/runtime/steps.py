@@ -96,6 +96,15 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     return done
 
 
+def expect_tokens(group: GroupRuntime) -> None:
+    """Before anything is made or changed: who has another token in its slot by now gets nothing of it, and is out.
+    Raises Refusal, NobodyLeft."""
+    try:
+        on_each(group, lambda index, connection: connection.expect_token(group.deadline(), at_ease=True))
+    except SessionRefused as busy:
+        raise Refusal(busy.rv, "a member cannot be asked for its token") from None
+
+
 def on_first(group: GroupRuntime, work: Callable[[int, Connection], T | None]) -> T | None:
     """What `work` gives on the first member, in their order, where it gives something; as `on_each`, but that no member
     is left is no error."""

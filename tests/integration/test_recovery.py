@@ -133,6 +133,24 @@ def test_on_call_the_attempt_is_made_inside_the_next_call(group: Group) -> None:
         assert len(helpers(LABEL)) == 3
 
 
+def test_on_call_an_application_that_has_no_session_yet_gets_one(group: Group, tmp_path: Path) -> None:
+    made = recovering(group, RecoverySettings(RecoveryMode.ON_CALL, interval=0.001, attempts=-1))
+    faulty = Faulty(made, tmp_path)
+    faulty.everywhere("C_Initialize", Fault.ALWAYS, ck.CKR_DEVICE_ERROR)
+    with client(made.module, made.environment) as app:
+        slot = app.slot_of(LABEL)
+        assert app.open(slot)[0] == ck.CKR_DEVICE_ERROR
+        assert app.open(slot)[0] == ck.CKR_TOKEN_NOT_PRESENT
+        faulty.clear()
+        session = app.logged_in(slot)
+        kill(made, 0)
+        while made.logged().count(f"member {LABEL}-0 lost") < 2:
+            assert app.random(session)[0] == OK
+        assert app.open(slot)[0] == OK
+        assert made.logged().count(f"member {LABEL}-0 returned") == 1
+        assert len(helpers(LABEL)) == 3
+
+
 def test_an_application_without_threads_recovers_on_call(group: Group) -> None:
     made = recovering(group)
     with client(made.module, made.environment, initialize=False) as app:

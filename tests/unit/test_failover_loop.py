@@ -42,6 +42,7 @@ class FakeGroup:
     served: int = 0
     failovers: list[tuple[str, int, str, int | None]] = field(default_factory=list)
     errors: list[tuple[int, int]] = field(default_factory=list)
+    raw: bool = True  # nothing is replicated: there are no domain keys to look for
 
     def enter(self, index: int, function: Function) -> tuple[FakeMember, float]:
         self.entered += 1

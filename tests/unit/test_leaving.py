@@ -30,6 +30,7 @@ class FakeConnection:
 
     generation: int = 1
     closed: int = 0
+    stranger: str = ""
     bound: dict[int, int] = field(default_factory=dict)
     known: dict[int, int] = field(default_factory=dict)
 

@@ -12,6 +12,8 @@ from pyha.runtime.uri import TokenUri
 class Counted:
     """A member that is always there."""
 
+    token_info = None
+
     def __init__(self, generation: int) -> None:
         self.generation = generation
         self.probes = 0
