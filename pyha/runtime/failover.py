@@ -23,6 +23,9 @@ POISON_LIMIT = 2
 """Helpers that one call may take down before it gets its error instead of another member (SEMANTICS.md section 3)."""
 
 
+_REPEATABLE = (Route.ANY, Route.READ, Route.SEARCH, Route.START, Route.CONTINUE, Route.FINISH)
+
+
 class NotThere(Exception):
     """An object of the call is not on this member. `rv`: what the application is told if no other has it."""
 
@@ -42,12 +45,13 @@ class Abandoned(Exception):
 @dataclass(slots=True)
 class Tried:
     """A first try that was made before the loop (`straight`): on which member, since when (the group's clock), the
-    count of its logins before; what it answered, or how the member was lost."""
+    counts of its logins and of its impossible answers before; what it answered, or how the member was lost."""
 
     index: int
     connection: Connection
     start: float
     logins: int
+    nonsense: int
     rv: int
     results: list[Any]
     loss: MemberLost | None
@@ -136,7 +140,7 @@ def settle(
     if tried is None and not group.log_in_member(index, connection, deadline):
         raise MemberLost("its login was refused")
     while True:
-        logins = connection.logins if tried is None else tried.logins
+        logins, nonsense = (tried or connection).logins, (tried or connection).nonsense
         ours = False
         try:
             rv, results = policy.attempt(index, connection, deadline) if tried is None else tried.answer()
@@ -147,6 +151,10 @@ def settle(
         if rv == ck.CKR_OK:
             return rv, results
         group.news.count_error(index, rv)
+        if connection.nonsense != nonsense:
+            group.news.nonsense(index, policy.function.name)
+            # What makes or changes nothing may be asked of another member instead.
+            ours |= policy.function.route in _REPEATABLE
         judgement = verdict(policy.function.route, rv)
         # A login that another thread has healed meanwhile: the call fell into the gap, its answer says nothing.
         disturbed = connection.logins != logins

@@ -86,6 +86,7 @@ class Connection:
         self.domain: dict[DomainKey, DomainHandles] = {}
         self.proved: set[tuple[int, DomainHandles]] = set()  # seen to be the group's own, in the login of that count
         self.logged_in: int | None = None
+        self.nonsense = 0  # counts answers that cannot be: lengths and counts larger than what was asked for
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link
         self._token = token
@@ -264,6 +265,7 @@ class Connection:
             raise self._lost(function, loss) from None
         except Malformed:
             # The answer cannot be believed; whether the member can is for a probe to say.
+            self.nonsense += 1
             return ck.CKR_DEVICE_ERROR, [None] * len(values)
         finally:
             link.release(arena, used)

@@ -37,6 +37,7 @@ class News:
         self._promoted = False
         self._audited: set[int] = set()
         self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
+        self._nonsense: set[int] = set()  # members whose answers were not to be believed
         self._failovers = Failovers()
 
     # -- the log ------------------------------------------------------------------------------------------------
@@ -74,10 +75,16 @@ class News:
             self._unreadable.add(index)
             self.say("warning", index, "has objects that cannot be read; they are left out of searches")
 
+    def nonsense(self, index: int, call: str) -> None:
+        """A member's answer cannot be: said once for each."""
+        if index not in self._nonsense:
+            self._nonsense.add(index)
+            self.say("warning", index, f"answered {call} with a length or count that is larger than what was asked for")
+
     def returned(self, index: int) -> None:
         """A member is back: what is missing there, or cannot be read, is said again."""
-        self._audited.discard(index)
-        self._unreadable.discard(index)
+        for told in (self._audited, self._unreadable, self._nonsense):
+            told.discard(index)
 
     # -- counts -------------------------------------------------------------------------------------------------
 

@@ -103,14 +103,19 @@ def _tried(
 ) -> Tried:
     """What one try met, as `Connection.invoke` would have said it."""
     results: list[Any] = [None] * len(function.arguments)
-    rv: int = call.rv if outcome == _ANSWERED else ck.CKR_DEVICE_ERROR
+    nonsense = connection.nonsense
+    rv: int = call.rv
+    if outcome != _ANSWERED:
+        rv = ck.CKR_DEVICE_ERROR
+        connection.nonsense += loss is None
     if rv == ck.CKR_BUFFER_TOO_SMALL and PARTS[function.index][-1] is Part.RESULT:
         # The answer cannot be believed; whether the member can is for a probe to say.
         if call.length >= LENGTH_LIMIT:
             rv = ck.CKR_DEVICE_ERROR
+            connection.nonsense += 1
         else:
             results[-1] = (call.length, None)
-    return Tried(index, connection, start, logins, rv, results, loss)
+    return Tried(index, connection, start, logins, nonsense, rv, results, loss)
 
 
 def _single(function: Function, general: General) -> _Plain:

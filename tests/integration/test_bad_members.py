@@ -12,6 +12,7 @@ from pyha.ha.settings import RecoveryMode, RecoverySettings
 from tests.chaos import behind_chaos
 from tests.client import client, ec_pair
 from tests.integration.conftest import TestGroup
+from tests.integration.test_failover import point_of, verifies
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
@@ -53,6 +54,35 @@ def test_a_member_that_is_bad_from_the_start(group: Group, tmp_path: Path, what:
             time.sleep(0.05)  # its token is another process's: there is no event to wait for
         assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
         assert app.finalize() == OK
+
+
+NONSENSE = {
+    "an attribute": "C_GetAttributeValue -> length 99999999",
+    "a search": "C_FindObjects -> length 100000",
+    "a signature": "C_Sign -> length 99999999",
+}
+
+
+@pytest.mark.parametrize("what", list(NONSENSE))
+def test_an_impossible_length_is_named_and_the_call_goes_elsewhere(group: Group, tmp_path: Path, what: str) -> None:
+    made = group(label=LABEL)
+    plans = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        public, private = ec_pair(app, session)
+        key = point_of(app, session, public)
+        for plan in plans[:2]:
+            plan.set(NONSENSE[what])
+        for _ in range(3):
+            assert app.get(session, private, ck.CKA_LABEL) == (OK, b"ec")
+            assert sorted(app.find(session, {ck.CKA_LABEL: b"ec"})[1]) == sorted([public, private])
+            rv, signature = app.sign(session, ck.CKM_ECDSA, private, bytes(32))
+            assert rv == OK
+            assert verifies(key, signature, bytes(32))
+        assert all(plan.fired() for plan in plans[:2])
+    for token in made.tokens[:2]:
+        assert made.logged().count(f"member {token.label} answered C_") == 1
+    assert " lost: " not in made.logged()
 
 
 def labelled(made: TestGroup) -> list[int]:

@@ -29,6 +29,7 @@ class FakeMember:
         return self.well
 
     logins: int = 0
+    nonsense: int = 0
 
     def forget_login(self, since: int, deadline: float) -> None: ...
 
@@ -71,6 +72,9 @@ class FakeGroup:
 
     def count_error(self, index: int, rv: int) -> None:
         self.errors.append((index, rv))
+
+    def nonsense(self, index: int, call: str) -> None:
+        self.out[index] = "nonsense"
 
     def count_failover(self, call: str, lost: int, why: str, seconds: float, to: int | None) -> None:
         self.failovers.append((call, lost, why, to))
