@@ -24,6 +24,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--slice", type=int, help="milliseconds of one slice (200; quick: 60)")
     parser.add_argument("--threads", type=int, nargs="+", help="(1 4 16; quick: 1 4)")
     parser.add_argument("--objects", type=int, help="in the store for searches (10000; quick: 1000; 0: no searches)")
+    parser.add_argument("--filled", type=int, nargs="+", help="objects that a member lacks (2000 10000; quick: 500)")
     parser.add_argument("--target", nargs="+", choices=TARGETS, default=TARGETS, help="only these")
     parser.add_argument(
         "--only", nargs="+", choices=[one.name for one in OPERATIONS], default=[], help="of speed only these"
@@ -46,6 +47,7 @@ def _plan(given: argparse.Namespace) -> Plan:
         latency_milliseconds=500 if quick else 1500,
         pauses=1 if quick else 3,
         idle=10 if quick else 20,
+        filled=given.filled or ((500,) if quick else (2000, 10000)),
     )
 
 

@@ -1,7 +1,7 @@
 """What the parts of the benchmark found that are about members coming and going, as values. Pure."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any, Self
 
@@ -130,6 +130,37 @@ class Idle:
     wakeups: float
     helper_milliseconds: float
     helper_wakeups: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Seconds that something took: by the clock, and of processors."""
+
+    wall: float
+    processor: float
+
+
+@dataclass(slots=True)
+class Filling:
+    """So many objects onto a member that holds none, in each round: created by a plain program, by `pyha group sync`,
+    and by the member's recovery in an application."""
+
+    objects: int
+    direct: list[Spent] = field(default_factory=list)
+    sync: list[Spent] = field(default_factory=list)
+    recovery: list[Spent] = field(default_factory=list)
+
+    def times(self, mine: Sequence[Spent]) -> tuple[float, float]:
+        """How many times as long as the plain program, round by round: by the clock, and of processors."""
+        pairs = list(zip(mine, self.direct, strict=True))
+        return (
+            middle([own.wall / plain.wall for own, plain in pairs]),
+            middle([own.processor / plain.processor for own, plain in pairs]),
+        )
+
+    def document(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 def middle(values: Sequence[float]) -> float:

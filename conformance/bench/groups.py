@@ -16,7 +16,7 @@ from conformance.bench.driver import Driver
 from pyha.cli import chaos_plan, config_write
 from pyha.cli.main import main as pyha
 from pyha.runtime import config
-from pyha.runtime.settings import GroupSettings, MemberSettings
+from pyha.runtime.settings import GroupSettings, LogLevel, MemberSettings
 
 PIN, SO_PIN, TOKEN = "1234", "12345678", "bench"
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -74,12 +74,20 @@ def make_group(directory: Path, count: int, environment: Mapping[str, str]) -> P
     return made
 
 
-def rewrite(written: Path, conf: Path, change: Callable[[GroupSettings], GroupSettings], log: str = "stderr") -> None:
+def rewrite(
+    written: Path,
+    conf: Path,
+    change: Callable[[GroupSettings], GroupSettings],
+    log: str = "stderr",
+    level: LogLevel = LogLevel.WARNING,
+) -> None:
     """A configuration with another group, in place of the file `conf`."""
     before = config.load(str(written))
     (group,) = before.groups
     conf.unlink(missing_ok=True)
-    config_write.write(str(conf), config_write.render(replace(before, groups=(change(group),), log=log)))
+    config_write.write(
+        str(conf), config_write.render(replace(before, groups=(change(group),), log=log, log_level=level))
+    )
 
 
 class Rehearsal:

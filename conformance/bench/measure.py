@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyha
-from conformance.bench import idle, pauses, scaling
+from conformance.bench import idle, pauses, resyncing, scaling
 from conformance.bench.driver import Driver, DriverFailed, children, compile_driver, cores, pss
 from conformance.bench.groups import Target
 from conformance.bench.result import OPERATIONS, Crowd, Memory, Operation, Result, Startup
@@ -23,7 +23,7 @@ from conformance.stage import Unexpected
 CROWDS = (1, 100, 1000)
 """Idle sessions beside the one that works."""
 
-SPEED, MEMBERS, PAUSES, IDLE = PARTS = ("speed", "members", "pauses", "idle")
+SPEED, MEMBERS, PAUSES, IDLE, RESYNC = PARTS = ("speed", "members", "pauses", "idle", "resync")
 
 Say = Callable[[str], None]
 
@@ -31,7 +31,8 @@ Say = Callable[[str], None]
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`parts`: of PARTS. `milliseconds`: of one slice. `objects`: in the store for searches, 0 for no searches. `only`:
-    operations by name, empty for all. `latency_milliseconds`: of one slice with slow members. `idle`: seconds."""
+    operations by name, empty for all. `latency_milliseconds`: of one slice with slow members. `idle`: seconds.
+    `filled`: how many objects a member lacks at its resync."""
 
     parts: Sequence[str] = PARTS
     targets: Sequence[str] = TARGETS
@@ -43,6 +44,7 @@ class Plan:
     latency_milliseconds: int = 1500
     pauses: int = 3
     idle: float = 20.0
+    filled: Sequence[int] = (2000, 10000)
 
 
 class Bench:
@@ -62,7 +64,13 @@ class Bench:
 
     def run(self) -> Result:
         """All of it. What fails is said in the result and left out."""
-        measurements = {SPEED: self._speed, MEMBERS: self._members, PAUSES: self._failing, IDLE: self._idle}
+        measurements = {
+            SPEED: self._speed,
+            MEMBERS: self._members,
+            PAUSES: self._failing,
+            IDLE: self._idle,
+            RESYNC: self._resync,
+        }
         for part in self._plan.parts:
             try:
                 measurements[part]()
@@ -79,6 +87,10 @@ class Bench:
 
     def _idle(self) -> None:
         self.result.idle = idle.measure(self._plan.idle, self._directory, self._program, self._say)
+
+    def _resync(self) -> None:
+        rounds = max(self._plan.rounds // 2, 1)
+        self.result.resync = resyncing.measure(self._plan.filled, rounds, self._directory, self._program, self._say)
 
     def _speed(self) -> None:
         everything = [one for one in OPERATIONS if not self._plan.only or one.name in self._plan.only]

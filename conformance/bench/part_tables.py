@@ -1,6 +1,6 @@
 """The parts about members that come and go, as tables of text. Pure."""
 
-from conformance.bench.findings import Idle, Pause, Scaling, middle
+from conformance.bench.findings import Filling, Idle, Pause, Scaling, middle
 from conformance.bench.result import OPERATIONS
 from conformance.bench.table import NOTHING, number, table
 
@@ -47,6 +47,25 @@ def pauses(found: list[Pause]) -> str:
         "came back",
     ]
     return f"### The longest C_Sign while a member fails, milliseconds\n\n{table(head, rows)}"
+
+
+def resync(found: list[Filling]) -> str:
+    """A row for each way to fill a member, and for each number of objects."""
+    rows = []
+    for one in found:
+        for title, taken in (
+            ("a plain program creates them", one.direct),
+            ("`pyha group sync`", one.sync),
+            ("recovery in an application", one.recovery),
+        ):
+            by_clock, by_processor = ([each.wall for each in taken], [each.processor for each in taken])
+            row = [f"{one.objects:,} objects: {title}", number(middle(by_clock)), NOTHING, number(middle(by_processor))]
+            row.append(NOTHING)
+            if taken is not one.direct:
+                row[2], row[4] = map(number, one.times(taken))
+            rows.append(row)
+    head = ["onto an empty member", "seconds", "times", "processor seconds", "times"]
+    return f"### A member that lacks everything: {len(found[0].direct)} rounds\n\n{table(head, rows)}"
 
 
 def idle(found: list[Idle]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from conformance.bench.findings import Idle, Pause, Scaling
+from conformance.bench.findings import Filling, Idle, Pause, Scaling
 from conformance.bench.slices import Slice, Spread, added, ratio
 
 DIRECT = "direct"
@@ -78,8 +78,8 @@ class Crowd:
 @dataclass(slots=True)
 class Result:
     """`targets`: names in order. `slices`: operation, threads, target to one slice a round, None where it failed.
-    `objects`: in the store for searches. `failures`: why something was not measured. `scaling`, `pauses`, `idle`: of
-    parts that ran."""
+    `objects`: in the store for searches. `failures`: why something was not measured. `scaling`, `pauses`, `idle`,
+    `resync`: of parts that ran."""
 
     targets: list[str]
     machine: str
@@ -95,6 +95,7 @@ class Result:
     scaling: Scaling | None = None
     pauses: list[Pause] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
+    resync: list[Filling] = field(default_factory=list)
 
     def title(self, operation: Operation) -> str:
         """For people."""
@@ -143,6 +144,7 @@ class Result:
             "members_with_latency": self.scaling and self.scaling.document(),
             "pauses": [pause.document() for pause in self.pauses],
             "idle": [asdict(one) for one in self.idle],
+            "resync_seconds": [filling.document() for filling in self.resync],
             "failures": self.failures,
         }
 

@@ -13,6 +13,8 @@ def sections(result: Result) -> dict[str, str]:
         made["members"] = part_tables.scaling(result.scaling)
     if result.pauses:
         made["pauses"] = part_tables.pauses(result.pauses)
+    if result.resync:
+        made["resync"] = part_tables.resync(result.resync)
     if result.idle:
         made["idle"] = part_tables.idle(result.idle)
     # What was not measured is said below the first section that there is.

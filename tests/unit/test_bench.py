@@ -2,7 +2,7 @@
 
 import pytest
 
-from conformance.bench.findings import Idle, Pause, Scaling, Trace
+from conformance.bench.findings import Filling, Idle, Pause, Scaling, Spent, Trace
 from conformance.bench.page import marks, with_part
 from conformance.bench.result import DIRECT, OPERATIONS, Crowd, Memory, Result, Startup
 from conformance.bench.sections import render, sections
@@ -123,6 +123,15 @@ def test_a_trace_tells_the_longest_operation_before_at_and_after_a_loss() -> Non
     assert trace.longest_before() == pytest.approx(4)
     assert trace.longest_at_loss() == pytest.approx(900)
     assert trace.longest_at_return() == pytest.approx(7)
+
+
+def test_filling_a_member_is_compared_round_by_round() -> None:
+    made = result()
+    plain, ours = [Spent(1.0, 1.0), Spent(4.0, 2.0)], [Spent(3.0, 2.0), Spent(8.0, 4.0)]
+    made.resync = [Filling(2000, plain, ours, ours)]
+    text = sections(made)["resync"]
+    assert row(text, "A member that lacks", "2,000 objects: a plain") == ["2.50", "n/a", "1.50", "n/a"]
+    assert row(text, "A member that lacks", "2,000 objects: recovery") == ["5.50", "2.50", "3.00", "2.00"]
 
 
 def test_pauses_and_idle_processes_have_tables_of_their_own() -> None:
