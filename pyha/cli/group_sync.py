@@ -107,7 +107,7 @@ def _resynchronised(group: GroupRuntime, only: int | None, dry: bool) -> Outcome
     while True:
         try:
             with Progress() as progress:
-                return resync_group(group, only, dry, progress)
+                return resync_group(group, only, dry, progress, progress.reads)
         except LostMeanwhile as loss:
             group.lost(loss.index, loss.connection.generation, str(loss))
             if loss.index == only:

@@ -28,12 +28,27 @@ class Progress:
 
     def __call__(self, done: int, total: int, what: str) -> None:
         """`done` of `total` steps; the last one was `what`."""
+        if self._is_time():
+            self._show(bar(done, total, what, _width()))
+
+    def reads(self, count: int) -> None:
+        """So many objects of all members were read."""
+        if self._is_time():
+            self._show(f"reading members ... {count:,} objects"[: _width()])
+
+    def _is_time(self) -> bool:
         now = time.monotonic()
         if not self._shown or now - self._last < _INTERVAL:
-            return
+            return False
         self._last = now
-        print(f"\r{bar(done, total, what, shutil.get_terminal_size().columns - 1)}\033[K", end="", file=sys.stderr)
-        sys.stderr.flush()
+        return True
+
+    def _show(self, text: str) -> None:
+        print(f"\r{text}\033[K", end="", file=sys.stderr, flush=True)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns - 1
 
 
 def bar(done: int, total: int, what: str, width: int) -> str:

@@ -43,6 +43,10 @@ _TO_STRONGER = frozenset({ck.CKA_SENSITIVE, ck.CKA_EXTRACTABLE, ck.CKA_WRAP_WITH
 
 def settled(slot: Slot) -> Settings:
     """The attributes of `COMPARED` as every member should have them; one that no member shows is left out."""
+    items = _in_order(slot)
+    shown = items[0].held.settings
+    if all(item.held.settings == shown and not item.yields for item in items):
+        return shown  # most objects of most members
     return tuple((kind, value) for kind in COMPARED if (value := _settle(slot, kind)) is not None)
 
 
@@ -82,6 +86,8 @@ def _mechanisms(value: bytes) -> frozenset[bytes]:
 
 def renaming(item: Item) -> Template:
     """What has to be set so that the object's identity is what it should be."""
+    if item.identity is item.held.identity:
+        return ()
     return tuple(
         Attribute(kind, item.identity.get(kind) or b"")
         for kind in _RENAMES
@@ -91,6 +97,8 @@ def renaming(item: Item) -> Template:
 
 def differing(item: Item, wanted: Settings) -> Template:
     """The attributes of this object that are not as they should be; what the member does not show is left alone."""
+    if item.held.settings == wanted:
+        return ()
     shown = dict(item.held.settings)
     return tuple(
         Attribute(kind, value) for kind, value in wanted if kind in shown and not _same(kind, shown[kind], value)

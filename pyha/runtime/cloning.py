@@ -12,7 +12,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
-from pyha.ha.identity import Identity, flag, ulong
+from pyha.ha.identity import Identity, flag, identity_of, ulong
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import (
     KEY_CLASSES,
@@ -26,7 +26,8 @@ from pyha.ha.settling import template_of
 from pyha.ha.steps import Copy
 from pyha.runtime.copying import present_attributes
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import create, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import at_hand, create, read_attributes, search
+from pyha.runtime.inventory import hash_of_value, shown_by
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.proving import (
@@ -47,10 +48,10 @@ Place = tuple[int, Connection]
 _DATES = (ck.CKA_START_DATE, ck.CKA_END_DATE)
 _LAST = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
 _FROM_SOURCE: dict[int, tuple[int, ...]] = {
-    ck.CKO_CERTIFICATE: (*_DATES, *_LAST),
-    ck.CKO_PUBLIC_KEY: (*_DATES, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_WRAP_TEMPLATE, *_LAST),
+    ck.CKO_CERTIFICATE: _DATES,
+    ck.CKO_PUBLIC_KEY: (*_DATES, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_WRAP_TEMPLATE),
 }
-"""CKO_ -> what an object that is no secret has, beside what it is created from; else `_LAST`. Not CKA_TRUSTED, which
+"""CKO_ -> what an object that is no secret has, beside what it is created from and `_LAST`. Not CKA_TRUSTED, which
 only the SO gives: a copy is not trusted until he says so."""
 
 
@@ -58,9 +59,10 @@ class SourceLost(Exception):
     """The member that the object was to come from is gone."""
 
 
-def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int:
-    """Bring the object with this handle on `source` to `target`: its handle there. Raises Unreplicable, Refusal,
-    MemberLost (of the target), SourceLost."""
+def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int | None:
+    """Bring the object with this handle on `source` to `target`: its handle there. None where it is no key, and by now
+    another object or none (whether a key is still there the caller looks). Raises Unreplicable, Refusal, MemberLost (of
+    the target), SourceLost."""
     if copy.identity.object_class not in KEY_CLASSES:
         return _create(group, source, real, target, copy)
     placed = Placed()
@@ -72,24 +74,34 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
         raise
 
 
-def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int:
+def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int | None:
     object_class = copy.identity.object_class or 0
-    wanted, more = attributes_to_create(object_class, copy.identity.key_type), _FROM_SOURCE.get(object_class, _LAST)
+    wanted = attributes_to_create(object_class, copy.identity.key_type)
+    told = tuple(dict.fromkeys((*shown_by(object_class), *wanted, *_LAST)))
 
-    def read(deadline: float) -> tuple[int, Template]:
-        with housekeeping(source[1], deadline) as session:
-            original = read_attributes(source[1], session, real, wanted, deadline, sure=True)
-            present = present_attributes(source[1], session, real, more, deadline)
-        return ck.CKR_OK, created_template(_settled(present, copy), original, token=True)
+    def read(deadline: float) -> tuple[int, Template | None]:
+        # In one call: what it is, to see that it is the one that is meant, and what it is made from.
+        with at_hand(source[1], deadline) as session:
+            shown = read_attributes(source[1], session, real, told, deadline, sure=True)
+            hashed = hash_of_value(source[1], session, real, shown, deadline)
+            if not copy.identity.same(identity_of(shown, hashed)):
+                return ck.CKR_OK, None
+            others = _FROM_SOURCE.get(object_class)
+            more = present_attributes(source[1], session, real, others, deadline) if others else ()
+        last = tuple(Attribute(kind, shown[kind]) for kind in _LAST if shown.get(kind))
+        original = {kind: shown[kind] for kind in wanted if kind in shown}
+        return ck.CKR_OK, created_template(_settled((*more, *last), copy), original, token=True)
 
     try:
         _, template = step(group, *source, "C_GetAttributeValue", read)
     except MemberLost as loss:
         raise SourceLost(str(loss)) from None
+    if template is None:
+        return None
 
     def make(deadline: float) -> tuple[int, int]:
-        with housekeeping(target[1], deadline) as session:
-            return create(target[1], session, template or (), deadline)
+        with at_hand(target[1], deadline) as session:
+            return create(target[1], session, template, deadline)
 
     rv, made = step(group, *target, "C_CreateObject", make)
     if rv != ck.CKR_OK or made is None:

@@ -5,6 +5,7 @@ Source: SEMANTICS.md section 2 ("housekeeping uses real sessions of its own"); R
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 from pyha.abi.info import unpack_session_info
@@ -13,11 +14,22 @@ from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.cryptoki.verdicts import Verdict, verdict
+from pyha.ha.identity import number
 from pyha.runtime.member import Connection, MemberLost
 
 _PUBLIC_STATES = (ck.CKS_RO_PUBLIC_SESSION, ck.CKS_RW_PUBLIC_SESSION)
 _BATCH = 256
 _ROOM = 512
+_KEY = (ck.CKA_LABEL, ck.CKA_ID)
+_HAS = {
+    ck.CKO_DATA: (ck.CKA_LABEL, ck.CKA_APPLICATION, ck.CKA_OBJECT_ID, ck.CKA_VALUE),
+    ck.CKO_CERTIFICATE: (*_KEY, ck.CKA_SUBJECT, ck.CKA_ISSUER, ck.CKA_SERIAL_NUMBER, ck.CKA_VALUE),
+    ck.CKO_PUBLIC_KEY: (*_KEY, ck.CKA_SUBJECT),
+    ck.CKO_PRIVATE_KEY: (*_KEY, ck.CKA_SUBJECT),
+    ck.CKO_SECRET_KEY: _KEY,
+}
+"""CKO_ -> attributes of any length that such an object has, be they empty (sections 4.5 to 4.10)."""
+
 _SHOWN = (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID)
 """Answers of C_GetAttributeValue that came with values."""
 
@@ -33,6 +45,19 @@ def housekeeping(connection: Connection, deadline: float, reads: bool = False) -
         yield session
         if reads and connection.logins != logins:
             raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+    except BaseException:
+        connection.discard(session, deadline)
+        raise
+    connection.give_back(session)
+
+
+@contextmanager
+def at_hand(connection: Connection, deadline: float) -> Iterator[int]:
+    """A real session for one call that says itself where the session or the login is gone. Raises MemberLost,
+    SessionRefused."""
+    session = connection.acquire(deadline)
+    try:
+        yield session
     except BaseException:
         connection.discard(session, deadline)
         raise
@@ -144,7 +169,7 @@ def read_attributes(
     """The attributes that the object has and shows, of those wanted; values of any length, none where the object cannot
     be read. `sure`: none only where it is not there. Raises MemberLost, SearchFailed where it is the session or the
     login that is missing, Unread (`sure` only)."""
-    query = tuple(Query(attribute, _ROOM) for attribute in wanted)
+    query = _queries(tuple(wanted))
     logins = connection.logins
     rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
     if rv == ck.CKR_BUFFER_TOO_SMALL:
@@ -166,11 +191,30 @@ def read_attributes(
         if sure and judgement is not Verdict.HANDLE_STALE:
             raise Unread(rv)
         return {}
-    return {
+    shown = {
         found.type: bytes(found.value or b"")
         for found in results[2]
         if found.length is not None and not isinstance(found.value, tuple)
     }
+    if rv != ck.CKR_OK:
+        # Where one attribute is not there and another one is too long for its room, a module may say the former alone.
+        asked = {each.type for each in query}
+        for kind in _HAS.get(number(shown.get(ck.CKA_CLASS)) or 0, ()):
+            if kind in asked and kind not in shown:
+                shown.update(_long(connection, session, real, kind, deadline))
+    return shown
+
+
+def _long(connection: Connection, session: int, real: int, kind: int, deadline: float) -> dict[int, bytes]:
+    """One attribute by itself, its length first; nothing where there is none. Raises MemberLost, SearchFailed."""
+    rv, results = connection.call("C_GetAttributeValue", deadline, session, real, (Query(kind, None),))
+    length = results[2][0].length if rv == ck.CKR_OK and results[2] else None
+    return read_attributes(connection, session, real, (kind,), deadline) if length and length > _ROOM else {}
+
+
+@lru_cache(64)
+def _queries(wanted: tuple[int, ...]) -> tuple[Query, ...]:
+    return tuple(Query(attribute, _ROOM) for attribute in wanted)
 
 
 def destroy(connection: Connection, session: int, real: int, deadline: float) -> int:

@@ -7,13 +7,14 @@ The time is that of one search and one or two calls an object, whatever there is
 Source: SEMANTICS.md section 5; REPLICATION.md (cost).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.domain import APPLICATION, is_domain_label
-from pyha.ha.identity import READ, Identity, flag, identity_of, number, with_twins
+from pyha.ha.identity import READ, Identity, flag, identity_of, number, ulong, with_twins
 from pyha.ha.inventory import COMPARED, Held, HeldRecord, HeldTombstone, Inventory
 from pyha.ha.recording import RecordDamaged
 from pyha.ha.records import EscrowRecord
@@ -31,60 +32,161 @@ _VALUED_KEYS = (ck.CKK_DSA, ck.CKK_DH, ck.CKK_X9_42_DH)
 
 TOKEN_OBJECTS: Template = (Attribute(ck.CKA_TOKEN, b"\1"),)
 
+_ALL = (*READ, *COMPARED)
+_OF_CLASS = {
+    # Most of what a token with thousands of objects holds, and what a module takes for an attribute that is not there
+    # is no less than for one that is. CKA_ID is not in the standard's table, and some modules take it.
+    ck.CKO_DATA: (
+        ck.CKA_CLASS,
+        ck.CKA_TOKEN,
+        ck.CKA_ID,
+        ck.CKA_LABEL,
+        ck.CKA_APPLICATION,
+        ck.CKA_PRIVATE,
+        ck.CKA_OBJECT_ID,
+        ck.CKA_MODIFIABLE,
+        ck.CKA_COPYABLE,
+        ck.CKA_DESTROYABLE,
+        ck.CKA_VALUE,
+    ),
+    ck.CKO_CERTIFICATE: (*_ALL, ck.CKA_VALUE),
+}
+"""CKO_ -> all that an inventory has to know of such an object, in one call: of those whose value is no secret. Which
+they are the member says itself, by a search."""
 
-def read_inventory(group: GroupRuntime, connection: Connection) -> tuple[Inventory, frozenset[int]]:
-    """What a member holds, and the handles of all of it. Raises MemberLost, SessionRefused, SearchFailed (also where
-    its login was lost meanwhile: it may have shown less than it has)."""
+
+def shown_by(object_class: int) -> tuple[int, ...]:
+    """The attributes from which an object of this class is told."""
+    return _OF_CLASS.get(object_class, READ)
+
+
+@dataclass(slots=True)
+class Shown:
+    """What one object shows. `record`: where it is one of the group's that can be believed."""
+
+    attributes: dict[int, bytes]
+    hashed: bytes | None = None
+    record: HeldRecord | HeldTombstone | None = None
+    counts: bool = False  # as an object that every member has to have
+
+
+class Memory:
+    """What was read of a connection's objects, by handle, for one resync: it is not read again where nobody of us has
+    touched it. What is deleted or made meanwhile is seen, and by a new tombstone that more may have been changed."""
+
+    def __init__(self) -> None:
+        self.logins = -1
+        self.shown: dict[int, Shown] = {}
+
+    def forget(self, real: int) -> None:
+        """It was changed."""
+        self.shown.pop(real, None)
+
+    def tombstones(self) -> set[int]:
+        """Those that there are."""
+        return {real for real, each in self.shown.items() if isinstance(each.record, HeldTombstone)}
+
+
+def read_inventory(
+    group: GroupRuntime,
+    connection: Connection,
+    memory: Memory | None = None,
+    reads: Callable[[], None] = lambda: None,
+) -> tuple[Inventory, frozenset[int]]:
+    """What a member holds, and the handles of all of it; what is in `memory` is taken from there. `reads`: told of each
+    object that was read. Raises MemberLost,
+    SessionRefused, SearchFailed (also where its login was lost meanwhile: it may have shown less than it has)."""
     logins = connection.logins
-    read = _Read(group, connection)
+    memory = Memory() if memory is None else memory
+    if memory.logins != logins:
+        memory.shown.clear()  # with a login go the handles
+    memory.logins = logins
+    shown = {}
     unread = 0
     with housekeeping(connection, group.deadline(), reads=True) as session:
         reals = search(connection, session, TOKEN_OBJECTS, group.deadline(), ck.CKU_USER)
-        later = [real for real in reals if not read.one(session, real)]
+        new = [real for real in reals if real not in memory.shown]
+        read = _Read(group, connection, session, reads)
+        if len(new) > len(_OF_CLASS):
+            read.know_classes()
+        later = [real for real in new if not read.one(real)]
         for real in later:
-            if not read.one(session, real):
+            if not read.one(real):
                 unread += 1
                 log.log("warning", f"member {connection.name}: an object cannot be read, and may be any")
     if connection.logged_in != ck.CKU_USER or connection.logins != logins:
         raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
-    identities = with_twins([(attributes, hashed) for _, attributes, hashed in read.shown])
+    shown = {**memory.shown, **read.shown}
+    memory.shown = {real: shown[real] for real in reals if real in shown}
+    return _inventory(memory.shown, unread), frozenset(reals)
+
+
+def _inventory(shown: Mapping[int, Shown], unread: int) -> Inventory:
+    replicated = [(real, each) for real, each in shown.items() if each.counts]
+    identities = with_twins([(each.attributes, each.hashed) for _, each in replicated])
     objects = tuple(
-        Held(real, identity, tuple((kind, attributes[kind]) for kind in COMPARED if kind in attributes))
-        for (real, attributes, _), identity in zip(read.shown, identities, strict=True)
+        Held(real, identity, tuple((kind, each.attributes[kind]) for kind in COMPARED if kind in each.attributes))
+        for (real, each), identity in zip(replicated, identities, strict=True)
     )
-    return Inventory(objects, tuple(read.records), tuple(read.tombstones), unread), frozenset(reals)
+    records = [each.record for each in shown.values()]
+    return Inventory(
+        objects,
+        tuple(each for each in records if isinstance(each, HeldRecord)),
+        tuple(each for each in records if isinstance(each, HeldTombstone)),
+        unread,
+    )
 
 
 class _Read:
-    """What has been read of one member so far."""
+    """What has been read of one member's objects, on one session: `shown`, by handle."""
 
-    def __init__(self, group: GroupRuntime, connection: Connection) -> None:
-        self.shown: list[tuple[int, dict[int, bytes], bytes | None]] = []
-        self.records: list[HeldRecord] = []
-        self.tombstones: list[HeldTombstone] = []
+    def __init__(self, group: GroupRuntime, connection: Connection, session: int, reads: Callable[[], None]) -> None:
+        self.shown: dict[int, Shown] = {}
         self._group = group
         self._connection = connection
+        self._session = session
+        self._reads = reads
+        self._wanted: dict[int, tuple[int, ...]] = {}
 
-    def one(self, session: int, real: int) -> bool:
+    def know_classes(self) -> None:
+        """Of which objects everything can be read at once. Raises MemberLost, SearchFailed."""
+        for object_class, wanted in _OF_CLASS.items():
+            template = (*TOKEN_OBJECTS, Attribute(ck.CKA_CLASS, ulong(object_class)))
+            found = search(self._connection, self._session, template, self._group.deadline(), ck.CKU_USER)
+            self._wanted.update(dict.fromkeys(found, wanted))
+
+    def one(self, real: int) -> bool:
         """Whether this object could be read, or is gone. Raises MemberLost, SearchFailed."""
         try:
-            self._read(session, real)
+            self._read(real)
         except Unread:
             return False
+        self._reads()
         return True
 
-    def _read(self, session: int, real: int) -> None:
-        connection, deadline = self._connection, self._group.deadline()
-        attributes = read_attributes(connection, session, real, (*READ, *COMPARED), deadline, sure=True)
+    def _read(self, real: int) -> None:
+        connection, session, deadline = self._connection, self._session, self._group.deadline()
+        wanted = self._wanted.get(real, _ALL)
+        attributes = read_attributes(connection, session, real, wanted, deadline, sure=True)
+        shown = Shown(attributes)
         if is_record(attributes):
             record = _record(self._group, connection, session, real, attributes, deadline)
             if isinstance(record, Tombstone):
-                self.tombstones.append(HeldTombstone(real, record))
+                shown.record = HeldTombstone(real, record)
             elif record is not None:
-                self.records.append(HeldRecord(real, attributes.get(ck.CKA_LABEL, b""), record))
+                shown.record = HeldRecord(real, attributes.get(ck.CKA_LABEL, b""), record)
         elif attributes and is_replicated(attributes):
-            hashed = hash_of_value(connection, session, real, attributes, deadline)
-            self.shown.append((real, attributes, hashed))
+            shown.hashed = hash_of_value(connection, session, real, attributes, deadline)
+            shown.counts = True
+        attributes.pop(ck.CKA_VALUE, None)  # it may be of megabytes, and is not looked at any more
+        if attributes:
+            self.shown[real] = shown
+
+
+def count(group: GroupRuntime, connection: Connection) -> int:
+    """How many token objects a member holds, of whatever kind. Raises MemberLost, SessionRefused, SearchFailed."""
+    with housekeeping(connection, group.deadline()) as session:
+        return len(search(connection, session, TOKEN_OBJECTS, group.deadline(), ck.CKU_USER))
 
 
 def identities(connection: Connection, deadline: float) -> list[Identity]:
@@ -121,8 +223,15 @@ def hash_of_value(
         valued = number(attributes.get(ck.CKA_KEY_TYPE)) in _VALUED_KEYS
     if not valued:
         return None
-    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE)
+    value = _value(connection, session, real, attributes, deadline)
     return sha256(value).digest() if value else None
+
+
+def _value(connection: Connection, session: int, real: int, attributes: Mapping[int, bytes], deadline: float) -> bytes:
+    """CKA_VALUE, read now where it was not read with the attributes."""
+    if ck.CKA_VALUE in attributes:
+        return attributes[ck.CKA_VALUE]
+    return read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
 
 
 def identity_at(connection: Connection, session: int, real: int, deadline: float) -> Identity | None:
@@ -142,7 +251,7 @@ def _record(
     attributes: Mapping[int, bytes],
     deadline: float,
 ) -> EscrowRecord | Tombstone | None:
-    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
+    value = _value(connection, session, real, attributes, deadline)
     record: EscrowRecord | Tombstone
     try:
         if is_tombstone_label(attributes.get(ck.CKA_LABEL, b"")):
@@ -158,7 +267,7 @@ def _record(
     return record if record.group_id == group.settings.id else None
 
 
-_SHARE = 4
+_SHARE = 9
 """Looking takes at most one part in so many and one of the time."""
 
 

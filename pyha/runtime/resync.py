@@ -7,6 +7,7 @@ excludes creations and changes meanwhile.
 Source: SEMANTICS.md section 5; docs/resync.md.
 """
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
@@ -23,7 +24,7 @@ from pyha.runtime.afresh import Unreadable, afresh
 from pyha.runtime.cloning import Place, SourceLost
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
-from pyha.runtime.inventory import Lookout, read_inventory
+from pyha.runtime.inventory import Lookout, Memory, count, read_inventory
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.resync_steps import carry_out
@@ -34,6 +35,10 @@ False: stop here."""
 
 Watch = Callable[[int, int, str], None]
 """Told of each step that was carried out: (how many of them, of how many, the step in words)."""
+
+
+Reads = Callable[[int], None]
+"""Told of each object that was read: how many of all members it were so far."""
 
 
 class LostMeanwhile(Exception):
@@ -72,15 +77,18 @@ def resynchronise(
     dry: bool = False,
     goes_on: GoesOn = lambda: True,
     watch: Watch = lambda done, total, step: None,
+    reads: Reads = lambda count: None,
 ) -> Outcome:
     """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
     one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `goes_on` raises."""
-    work = _Work(group, tuple(members), only, goes_on, watch)
+    work = _Work(group, tuple(members), only, goes_on, watch, reads)
     with ExitStack() as looks:
-        first = made = work.plan()
-        if made:
+        alike = work.seem_alike()
+        made = work.plan() if alike else Plan()
+        if made or not alike:
             work.look_afresh(looks)
-            first = made = work.plan()
+            made = work.plan()
+        first = made
         for _ in range(PASSES):
             steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
             if dry or not steps:
@@ -98,7 +106,13 @@ class _Work:
     """One resync. `failed`: steps that a member refused, by what they were to do."""
 
     def __init__(
-        self, group: GroupRuntime, members: tuple[Place, ...], only: int | None, goes_on: GoesOn, watch: Watch
+        self,
+        group: GroupRuntime,
+        members: tuple[Place, ...],
+        only: int | None,
+        goes_on: GoesOn,
+        watch: Watch,
+        reads: Reads,
     ) -> None:
         self.failed: dict[tuple[object, ...], Conflict] = {}
         self.names = tuple(group.name(index) for index, _ in members)
@@ -107,38 +121,60 @@ class _Work:
         self._only = only
         self._goes_on = goes_on
         self._watch = watch
+        self._reads = reads
         self._done = 0
         self._lookouts: list[Lookout] = []
+        self._memories = [Memory() for _ in members]
 
     def look_afresh(self, until: ExitStack) -> None:
         """From now on see the members as a process does that has just begun. Raises Unreadable."""
         self._members = afresh(self._group, self._members, until)
+        self._memories = [Memory() for _ in self._members]
+
+    def seem_alike(self) -> bool:
+        """Whether all hold as many token objects: where not, a plan is made of a look afresh alone, and the members are
+        not read once more for nothing. Raises LostMeanwhile, Unreadable."""
+        counts = set()
+        for place in self._members:
+            with self._readable(place):
+                counts.add(count(self._group, place[1]))
+        return len(counts) < 2
 
     def plan(self) -> Plan:
         """Read what all members hold now. Raises LostMeanwhile, Unreadable."""
-        sides = []
+        before = [each.tombstones() for each in self._memories]
+        again = any(each.shown for each in self._memories)
+        sides = self._read()
+        if again and any(each.tombstones() - known for each, known in zip(self._memories, before, strict=True)):
+            # Somebody changes objects, and takes one of the members for absent: what we have read may be old.
+            self._memories = [Memory() for _ in self._members]
+            sides = self._read()
+        return plan(sides, _configured(self._group), self._only)
+
+    def _read(self) -> list[Side]:
+        sides: list[Side] = []
         self._lookouts = []
-        for place in self._members:
+        counted = itertools.count(1)
+        for place, memory in zip(self._members, self._memories, strict=True):
             index, connection = place
             start = self._group.clock()
-            try:
-                with self._attributed(place):
-                    inventory, handles = read_inventory(self._group, connection)
-            except (SearchFailed, SessionRefused) as failure:
-                raise Unreadable(f"member {self._group.name(index)} cannot be compared with: {failure}") from None
+            with self._readable(place):
+                inventory, handles = read_inventory(self._group, connection, memory, lambda: self._reads(next(counted)))
             self._lookouts.append(Lookout(self._group, connection, handles, start))
             recorded_as = self._group.settings.members[index].recorded_as
             sides.append(Side(self._group.name(index), recorded_as, inventory))
-        return plan(sides, _configured(self._group), self._only)
+        return sides
 
     def carry_out(self, steps: Sequence[Step]) -> bool:
         """Whether it came to the end of them. Raises LostMeanwhile."""
         troubled: set[int] = set()  # members on which a deletion or a change did not succeed
-        for count, step in enumerate(steps):
-            if count and not self._goes_on():
+        for at, step in enumerate(steps):
+            if at and not self._goes_on():
                 return False
             if isinstance(step, Write | Clear) and step.presumes & troubled:
                 continue
+            if isinstance(step, Change | Delete):
+                self._memories[step.member].forget(step.real)
             try:
                 with self._attributed(self._members[step.member]):
                     self._look(step)
@@ -153,7 +189,7 @@ class _Work:
                 source = step.source if isinstance(step, Copy) else (step.origin or (0, 0))[0]
                 raise LostMeanwhile(self._members[source], str(loss)) from None
             self._done += 1
-            self._watch(count + 1, len(steps), line(step, self.names))
+            self._watch(at + 1, len(steps), line(step, self.names))
         return True
 
     def _look(self, step: Step) -> None:
@@ -171,6 +207,14 @@ class _Work:
             yield
         except MemberLost as loss:
             raise LostMeanwhile(place, str(loss)) from None
+
+    @contextmanager
+    def _readable(self, place: Place) -> Iterator[None]:
+        try:
+            with self._attributed(place):
+                yield
+        except (SearchFailed, SessionRefused) as failure:
+            raise Unreadable(f"member {self._group.name(place[0])} cannot be compared with: {failure}") from None
 
     @staticmethod
     def key(step: Step) -> tuple[object, ...]:

@@ -15,6 +15,7 @@ from pyha.ha.identity import Identity
 from pyha.ha.recording import RecordDamaged
 from pyha.ha.records import EscrowRecord, record_label, record_template
 from pyha.ha.records import decode as decode_record
+from pyha.ha.replication import KEY_CLASSES
 from pyha.ha.steps import Change, Clear, Copy, Delete, Step, Write
 from pyha.ha.tombstones import Tombstone, tombstone_template
 from pyha.ha.tombstones import decode as decode_tombstone
@@ -55,12 +56,16 @@ def _copy(group: GroupRuntime, members: Sequence[Place], lookout: Lookout, copy:
     if any(copy.identity.same(identity) for identity in lookout.appeared):
         return
     source = members[copy.source]
-    try:
-        there = _still(group, source, copy.real, copy.identity)
-    except MemberLost as loss:
-        raise SourceLost(str(loss)) from None
-    if there:
-        lookout.made(clone(group, source, copy.real, members[copy.member], copy))
+    if copy.identity.object_class in KEY_CLASSES:
+        try:
+            there = _still(group, source, copy.real, copy.identity)
+        except MemberLost as loss:
+            raise SourceLost(str(loss)) from None
+        if not there:
+            return
+    made = clone(group, source, copy.real, members[copy.member], copy)
+    if made is not None:
+        lookout.made(made)
 
 
 def _still(group: GroupRuntime, place: Place, real: int, identity: Identity) -> bool:

@@ -15,7 +15,7 @@ from pyha.runtime.exclusion import Alone
 from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
-from pyha.runtime.resync import GoesOn, Outcome, Watch, resynchronise
+from pyha.runtime.resync import GoesOn, Outcome, Reads, Watch, resynchronise
 
 _PAUSE = 0.05
 """Seconds between two turns, in which those that waited get in."""
@@ -91,6 +91,7 @@ def resync_group(
     only: int | None = None,
     dry: bool = False,
     watch: Watch = lambda done, total, step: None,
+    reads: Reads = lambda count: None,
 ) -> Outcome:
     """Make all members that are in hold the same. `only`: index of the one that is to be changed. `dry`: plan, and do
     nothing. Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft."""
@@ -98,7 +99,7 @@ def resync_group(
     def work(goes_on: GoesOn) -> Outcome:
         members = group.present()
         position = next((at for at, (index, _) in enumerate(members) if index == only), None)
-        return resynchronise(group, members, position, dry, goes_on, watch)
+        return resynchronise(group, members, position, dry, goes_on, watch, reads)
 
     return _undisturbed(group, work, None, lambda outcome: None)
 

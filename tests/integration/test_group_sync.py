@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from pyha.cli.main import main
-from pyha.cli.progress import bar
+from pyha.cli.progress import Progress, bar
 from pyha.cryptoki import constants as ck
 from tests.application import Application
 from tests.chaos import behind_chaos
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, P256, STAYS
-from tests.integration.test_resync import DATA, contents, labels
+from tests.integration.test_resync import CERTIFICATE, DATA, contents, labels
 
 Group = Callable[..., TestGroup]
 LABEL = "synced"
@@ -175,6 +175,36 @@ def test_a_wrong_pin_costs_one_try_on_one_token(sync: Sync, monkeypatch: pytest.
 def test_the_progress_line_fits_its_terminal() -> None:
     assert bar(1, 4, "copy", 80) == "[######                  ] 1/4 copy"
     assert len(bar(10, 10, "x" * 200, 79)) == 79
+
+
+def test_the_progress_line_tells_of_reading_too(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress() as progress:
+        progress.reads(12345)
+    assert "reading members ... 12,345 objects" in capsys.readouterr().err
+
+
+def test_names_and_values_longer_than_most(sync: Sync) -> None:
+    """Where an object lacks an attribute as well, SoftHSM says only that of a name or value that needs more room."""
+    objects = [(b"x" * 2000 + end, bytes(size)) for end, size in ((b"1", 5000), (b"2", 10))]
+    with sync.made.member(0) as plain:
+        for label, value in objects:
+            plain.create({**DATA, ck.CKA_LABEL: label, ck.CKA_VALUE: value})
+        plain.create({**CERTIFICATE, ck.CKA_LABEL: b"wide", ck.CKA_SUBJECT: b"s" * 700, ck.CKA_VALUE: b"v" * 3000})
+        secret(plain, b"k" * 1000)
+    assert sync()[0] == 0
+    first, second, third = contents(sync.made)
+    assert first == second == third
+    for index in (1, 2):
+        with sync.made.member(index) as plain:
+            for label, value in objects:
+                (real,) = plain.find({ck.CKA_LABEL: label})
+                assert plain.read(real, ck.CKA_VALUE)[ck.CKA_VALUE] == value
+            (real,) = plain.find({ck.CKA_LABEL: b"wide"})
+            shown = plain.read(real, ck.CKA_SUBJECT, ck.CKA_VALUE)
+            assert (shown[ck.CKA_SUBJECT], shown[ck.CKA_VALUE]) == (b"s" * 700, b"v" * 3000)
+            assert len(plain.find({ck.CKA_LABEL: b"k" * 1000})) == 1
+    assert sync("--dry-run")[0] == 0
 
 
 def test_an_answer_that_fails_changes_no_plan(sync: Sync, tmp_path: Path) -> None:

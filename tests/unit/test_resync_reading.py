@@ -1,0 +1,52 @@
+"""What a resync reads of its members for each of its plans."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pyha.ha.identity import identity_of
+from pyha.ha.inventory import HeldTombstone, Inventory
+from pyha.ha.tombstones import Tombstone
+from pyha.runtime import resync
+from pyha.runtime.inventory import Memory, Shown
+
+TOMBSTONE = Tombstone(bytes(16), identity_of({}), None, (), frozenset({"away"}), 1)
+
+
+def work(monkeypatch: pytest.MonkeyPatch, tombstones: list[int]) -> tuple[Any, list[bool]]:
+    """A resync of one member, and of each of its readings whether what was read before was believed. `tombstones`: the
+    handles of those that are there, one more each time."""
+    believed: list[bool] = []
+
+    def read(group: Any, connection: Any, memory: Memory, reads: Any) -> tuple[Inventory, frozenset[int]]:
+        believed.append(bool(memory.shown))
+        memory.shown[1] = Shown({})
+        for real in tombstones[: len(believed)]:
+            memory.shown[real] = Shown({}, record=HeldTombstone(real, TOMBSTONE))
+        return Inventory(), frozenset()
+
+    monkeypatch.setattr(resync, "read_inventory", read)
+    settings = SimpleNamespace(members=[SimpleNamespace(recorded_as="here")])
+    group: Any = SimpleNamespace(
+        clock=lambda: 0.0, name=lambda index: "here", settings=settings, value=SimpleNamespace(members=())
+    )
+    connection: Any = None
+    members = ((0, connection),)
+    made = resync._Work(group, members, None, lambda: True, lambda *told: None, lambda count: None)
+    return made, believed
+
+
+def test_a_second_plan_reads_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, believed = work(monkeypatch, [])
+    made.plan()
+    made.plan()
+    assert believed == [False, True]
+
+
+def test_a_new_tombstone_makes_it_read_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wrote it changed objects for a member that is absent to him: any may have been changed."""
+    made, believed = work(monkeypatch, [2, 3])
+    made.plan()
+    made.plan()
+    assert believed == [False, True, False]
