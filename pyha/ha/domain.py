@@ -168,10 +168,11 @@ def wrapping_mechanism(mechanism: int) -> Mechanism:
 def record_search(label: bytes | None = None) -> Template:
     """Finds records: all, or those of one label."""
     template: Template = (
-        Attribute(ck.CKA_CLASS, ulong(ck.CKO_DATA)),
         Attribute(ck.CKA_APPLICATION, APPLICATION),
+        Attribute(ck.CKA_CLASS, ulong(ck.CKO_DATA)),
     )
-    return template if label is None else (*template, Attribute(ck.CKA_LABEL, label))
+    # First what tells most: a module may look no further at an object that differs in it, and there may be thousands.
+    return template if label is None else (Attribute(ck.CKA_LABEL, label), *template)
 
 
 def could_match_record(template: Template) -> bool:

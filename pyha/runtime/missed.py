@@ -41,6 +41,8 @@ class Missed:
         self._written: Tombstone | None = None
         self._placed = Placed()
         self._gone: tuple[Tombstone, ...] = ()
+        # Handles of the earlier ones: by the connection's generation, member and count of logins, with which they go.
+        self._seen: dict[tuple[int, int, int], list[int]] = {}
 
     def cover(self) -> None:
         """Whoever is missing now is named by a tombstone on every member that is in. Raises Refusal where one of them
@@ -77,7 +79,9 @@ class Missed:
 
         def work(index: int, connection: Connection) -> None:
             def attempt(deadline: float) -> tuple[int, None]:
-                tombstones.remove(connection, self._group.settings.id, self._was, gone, deadline)
+                # Searched for once only: among hundreds of records a search is what takes time.
+                seen = self._seen.get((connection.generation, index, connection.logins))
+                tombstones.remove(connection, self._group.settings.id, self._was, gone, deadline, seen)
                 return ck.CKR_OK, None
 
             step(self._group, index, connection, "C_DestroyObject", attempt)
@@ -132,7 +136,9 @@ class Missed:
     def _found(self) -> Iterable[Tombstone]:
         def work(index: int, connection: Connection) -> list[Tombstone]:
             def attempt(deadline: float) -> tuple[int, list[Tombstone]]:
+                logins = connection.logins
                 found = tombstones.find(connection, self._group.settings.id, deadline, self._was)
+                self._seen[connection.generation, index, logins] = [real for real, _ in found]
                 return ck.CKR_OK, [tombstone for _, tombstone in found]
 
             return step(self._group, index, connection, "C_GetAttributeValue", attempt)[1] or []

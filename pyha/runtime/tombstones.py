@@ -5,7 +5,7 @@ Knows one member at a time; which tombstones there are to be is `missed`'s busin
 Source: SEMANTICS.md section 5; docs/records.md.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import record_search
@@ -45,28 +45,49 @@ def _found(
 ) -> Iterator[tuple[int, Tombstone]]:
     wanted = record_search(None if of is None else tombstone_label(of))
     for real in search(connection, session, wanted, deadline):
-        # The label first: among all records most are escrow records, with values of kilobytes.
-        told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline, sure=True)
-        if not is_tombstone_label(told.get(ck.CKA_LABEL, b"")):
-            continue
-        value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
-        try:
-            tombstone = decode(value)
-        except RecordDamaged as damage:
-            log.log("warning", f"member {connection.name}: {damage}")
-            continue
-        if tombstone.group_id != group_id:
-            continue
-        if not believable(tombstone, flag(told.get(ck.CKA_PRIVATE))):
-            log.log("warning", f"member {connection.name}: a public tombstone of a private object is not believed")
-            continue
-        yield real, tombstone
+        tombstone = _at(connection, session, real, group_id, deadline)
+        if tombstone is not None:
+            yield real, tombstone
 
 
-def remove(connection: Connection, group_id: bytes, of: Identity, gone: tuple[Tombstone, ...], deadline: float) -> None:
-    """Destroy those that are copies of one of `gone`, whoever is pending in them. Raises MemberLost, SessionRefused,
+def _at(connection: Connection, session: int, real: int, group_id: bytes, deadline: float) -> Tombstone | None:
+    """The tombstone at this handle, None where there is none of the group's that may be believed. Raises MemberLost,
     SearchFailed."""
+    # The label first: among all records most are escrow records, with values of kilobytes.
+    told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline, sure=True)
+    if not is_tombstone_label(told.get(ck.CKA_LABEL, b"")):
+        return None
+    value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")
+    try:
+        tombstone = decode(value)
+    except RecordDamaged as damage:
+        log.log("warning", f"member {connection.name}: {damage}")
+        return None
+    if tombstone.group_id != group_id:
+        return None
+    if not believable(tombstone, flag(told.get(ck.CKA_PRIVATE))):
+        log.log("warning", f"member {connection.name}: a public tombstone of a private object is not believed")
+        return None
+    return tombstone
+
+
+def remove(
+    connection: Connection,
+    group_id: bytes,
+    of: Identity,
+    gone: tuple[Tombstone, ...],
+    deadline: float,
+    seen: Sequence[int] | None = None,
+) -> None:
+    """Destroy those that are copies of one of `gone`, whoever is pending in them. `seen`: the handles that those filed
+    under `of` have in the login of now, where the caller knows them; else they are searched for. Raises MemberLost,
+    SessionRefused, SearchFailed."""
     with housekeeping(connection, deadline) as session:
-        for real, tombstone in list(_found(connection, session, group_id, of, deadline)):
+        if seen is None:
+            found = list(_found(connection, session, group_id, of, deadline))
+        else:
+            looked = [(real, _at(connection, session, real, group_id, deadline)) for real in seen]
+            found = [(real, tombstone) for real, tombstone in looked if tombstone is not None]
+        for real, tombstone in found:
             if any(tombstone.is_copy_of(each) for each in gone):
                 destroy(connection, session, real, deadline)
