@@ -73,6 +73,11 @@ def _add_add(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> 
     add.add_argument("label", help="label of the group")
     add.add_argument("uri", help="PKCS #11 URI of the token, with module-path")
     add.add_argument("--standby", action="store_true", help="as a standby member")
+    add.add_argument(
+        "--disabled",
+        action="store_true",
+        help="only write it into the configuration, as a disabled member: on each host, before one of them fills it",
+    )
     add.add_argument("--name", help="what commands and logs call it (default: the token's label)")
     add.add_argument(
         "--existing",

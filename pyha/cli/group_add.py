@@ -2,7 +2,9 @@
 
 Order: everything that can be wrong is looked at first; then the domain keys are put on the token, and it is written
 into the configuration as a disabled member. Once running applications know of it, so that it misses no deletion, what
-it held is dealt with, it is resynchronised, and enabled.
+it held is dealt with, it is resynchronised, and enabled. `--disabled` does no more than write it down, for a host
+whose applications have to know it before another host fills it; a member that is disabled already is filled where it
+stands, be it after that or after a command that was killed.
 
 Source: SEMANTICS.md sections 4 (not a member any more) and 5 (domain keys, resync).
 """
@@ -46,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.backup is not None and arguments.key is None:
         raise Mistake("--backup needs --key, the RSA private key that the backup is sealed to")
     trial, index = domain_restore.with_further(group, arguments.uri, arguments.environment, arguments.reserved)
+    if arguments.disabled:
+        return _only_known(path, before, trial, index, arguments)
     memory.protect()
     question = f"User PIN of the members of {group.label}: "
     try:
@@ -54,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
             new = open_ones.enter_context(candidate_of(trial, index))
             shared.enter(new, trial.members[index].uri.pin_source)
             member = _member(before, trial, index, new, arguments)
-            trial = replace(group, members=(*group.members, member))
+            others = tuple(each for each in group.members if each.uri.serial != member.uri.serial)
+            index = len(others)
+            trial = replace(group, members=(*others, member))
             runtime = open_ones.enter_context(gathered(path, trial, shared, without=index))
             if not runtime.value.present():
                 raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')
@@ -72,21 +78,53 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _only_known(
+    path: str, before: Configuration, trial: GroupSettings, index: int, arguments: argparse.Namespace
+) -> int:
+    """Write it into the configuration as a disabled member, and touch nothing else. Raises Mistake."""
+    if arguments.backup is not None or arguments.existing != "refuse":
+        raise Mistake(
+            "--disabled only writes the member into the configuration: no backup, nothing existing is touched"
+        )
+    with candidate_of(trial, index) as new:
+        try:
+            new.connection.connect(new.deadline())
+        except MemberLost as loss:
+            raise Mistake(f"{new.name}: {loss}") from None
+        member = replace(_member(before, trial, index, new, arguments), enabled=False)
+    if any(each.uri.serial == member.uri.serial for each in trial.members):
+        print(f'{member.name} (serial {member.uri.serial}) is a disabled member of "{trial.label}" already.')
+        return 0
+
+    def known(now: GroupSettings) -> GroupSettings:
+        return replace(now, members=(*now.members, member))
+
+    config_edit.edit(path, _of_group(trial, known))
+    print(
+        f'{member.name} (serial {member.uri.serial}) is a disabled member of "{trial.label}": running applications of '
+        f"this host know it within {FOLLOWED:g} seconds. `pyha group add` without --disabled, on one host, fills it."
+    )
+    return 0
+
+
 def _member(
     configuration: Configuration, group: GroupSettings, index: int, new: Candidate, arguments: argparse.Namespace
 ) -> MemberSettings:
     """The member as the configuration will have it. Raises Mistake."""
     info = new.connection.token_info
     assert info is not None
+    known_as: str | None = None  # where it is a disabled member already
     for other in configuration.groups:
         if other.serial == info.serial:
             raise Mistake(f'{new.name}: its serial {info.serial} is that of the group "{other.label}"')
         for each in other.members:
             if each.uri.serial == info.serial:
-                raise Mistake(f'{new.name}: its token is the member {each.name} of "{other.label}" already')
+                if other.id != group.id or each.enabled:
+                    raise Mistake(f'{new.name}: its token is the member {each.name} of "{other.label}" already')
+                known_as = each.name
     member = group.members[index]
-    name = arguments.name or member.name
-    taken = {each.name for each in group.members[:index]}
+    name = arguments.name or known_as or member.name
+    taken = {each.name for each in group.members[:index]} - {known_as}
     if arguments.name in taken:
         raise Mistake(f'"{group.label}" has a member "{arguments.name}" already')
     return replace(
@@ -159,18 +197,22 @@ def _existing(runtime: GroupRuntime, index: int, new: Candidate, existing: str) 
 @contextmanager
 def _configured(path: str, group: GroupSettings, member: MemberSettings, token: TokenSnapshot | None) -> Iterator[None]:
     """While the block lasts the member is configured and disabled, and running applications know it: they write down
-    for it what they delete and change. At its end it is enabled; where it fails, nothing is left of it in the file.
-    Raises Mistake."""
+    for it what they delete and change. At its end it is enabled; where it fails, nothing is left of it in the file, or
+    what was there of it before. Raises Mistake."""
+    earlier = tuple(each for each in group.members if each.uri.serial == member.uri.serial)
 
     def known(now: GroupSettings) -> GroupSettings:
-        return replace(now, members=(*now.members, replace(member, enabled=False)))
+        disabled = replace(member, enabled=False)
+        if not earlier:
+            return replace(now, members=(*now.members, disabled))
+        return replace(now, members=with_member(now, config_edit.member_of(now, str(member.uri.serial)), disabled))
 
     def wanted(now: GroupSettings) -> GroupSettings:
         index = config_edit.member_of(now, str(member.uri.serial))
         return replace(now, members=with_member(now, index, member), token=token)
 
     def unknown(now: GroupSettings) -> GroupSettings:
-        return replace(now, members=with_member(now, config_edit.member_of(now, str(member.uri.serial))))
+        return replace(now, members=with_member(now, config_edit.member_of(now, str(member.uri.serial)), *earlier))
 
     config_edit.edit(path, _of_group(group, known))
     enabled = False

@@ -2,7 +2,9 @@
 it."""
 
 import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -271,3 +273,99 @@ def test_a_resync_that_fails_leaves_the_configuration_as_it_was(added: Added, mo
     monkeypatch.setattr(group_add, "introduce", introduce)
     assert added.add(added.token, *added.opening) == (2, "pyha: a member was lost\n")
     assert added.group == before
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_a_host_knows_of_a_member_that_another_host_fills(added: Added, tmp_path: Path) -> None:
+    """What an application of that host deletes meanwhile does not come back with the new member."""
+    there = tmp_path / "other-host" / "pyha.toml"
+    there.parent.mkdir(mode=0o700)
+    there.write_text(added.place.conf.read_text())
+    there.chmod(0o600)
+    address = f"pkcs11:token={added.token.label}?module-path={added.token.module}"
+    words = ["group", "add", LABEL, address, "--environment", f"SOFTHSM2_CONF={added.token.conf}"]
+    assert main([*words, "--disabled", "--config", str(there)]) == 0
+    (group,) = config.load(str(there)).groups
+    new = group.members[-1]
+    assert (new.uri.serial, new.enabled) == (added.token.serial, False)
+    assert (len(added.group.members), domain_objects(added.token)) == (2, []), "nothing else is touched"
+    with client(module_path(), {"PYHA_CONF": str(there)}) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        assert aes_key(app, session, b"stays")
+        gone = aes_key(app, session, b"gone")
+        real = introducing.introduce
+
+        def introduce(*arguments: Any) -> int:
+            steps = real(*arguments)
+            assert app.destroy(session, gone) == ck.CKR_OK
+            return steps
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(group_add, "introduce", introduce)
+            assert added.add(added.token, *added.opening)[0] == 0
+    assert main(["group", "enable", LABEL, new.name, "--config", str(there)]) == 0
+    assert "gone" in objects(added.token), "it was copied before it was deleted"
+    sync = ["group", "sync", LABEL, "--pin-source", f"file:{added.place.pin}", "--config"]
+    for conf in (added.place.conf, there):
+        assert main([*sync, str(conf)]) == 0
+    assert ["gone" in objects(each) for each in (added.token, *added.place.tokens)] == [False] * 3
+    assert ["stays" in objects(each) for each in (added.token, *added.place.tokens)] == [True] * 3
+
+
+def test_disabled_only_writes_the_configuration(added: Added) -> None:
+    status, error = added.add(added.token, "--disabled", *added.opening)
+    assert (status, "--disabled only writes the member into the configuration" in error) == (2, True), error
+    assert len(added.group.members) == 2
+    for _ in range(2):
+        assert added.add(added.token, "--disabled") == (0, "")
+    assert [each.enabled for each in added.group.members] == [True, True, False]
+
+
+KILLED = """
+import os, signal, sys
+from pyha.cli import config_edit, domain_restore, group_add
+from pyha.runtime import restoring
+group_add.FOLLOWED = 0.0
+module, name, count, when = sys.argv[1:5]
+where = {"group_add": group_add, "config_edit": config_edit, "restoring": restoring}[module]
+real, calls = getattr(where, name), 0
+def killed(*arguments, **more):
+    global calls
+    calls += 1
+    if when == "before" and calls == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    result = real(*arguments, **more)
+    if when == "after" and calls == int(count):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return result
+setattr(where, name, killed)
+from pyha.cli.main import main
+sys.exit(main(sys.argv[5:]))
+"""
+
+
+@pytest.mark.usefixtures("nobody_runs")
+@pytest.mark.parametrize(
+    ("module", "name", "count", "when"),
+    [
+        ("group_add", "_domain_keys", 1, "after"),
+        ("config_edit", "edit", 1, "after"),
+        ("group_add", "introduce", 1, "after"),
+        ("config_edit", "edit", 2, "before"),
+    ],
+)
+def test_killed_at_any_step_it_is_run_again(added: Added, module: str, name: str, count: int, when: str) -> None:
+    with client(module_path(), {"PYHA_CONF": str(added.place.conf)}) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        aes_key(app, session, b"key")
+    address = f"pkcs11:token={added.token.label}?module-path={added.token.module}"
+    words = ["group", "add", LABEL, address, "--pin-source", f"file:{added.place.pin}", *added.opening]
+    words += ["--environment", f"SOFTHSM2_CONF={added.token.conf}", "--config", str(added.place.conf)]
+    killed = subprocess.run([sys.executable, "-c", KILLED, module, name, str(count), when, *words], timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert all(each.enabled for each in added.group.members[:2])
+    assert [each.enabled for each in added.group.members[2:]] in ([], [False]), "it does not serve"
+    assert added.add(added.token, *added.opening)[0] == 0
+    assert [each.enabled for each in added.group.members] == [True] * 3
+    assert domain_objects(added.token) == domain_objects(added.place.tokens[0])
+    assert objects(added.token).count("key") == objects(added.place.tokens[0]).count("key")
