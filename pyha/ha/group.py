@@ -131,7 +131,9 @@ class Group:
     def stays_out(self, index: int, generation: int, reason: str, now: float, cause: Cause = Cause.LOST) -> "Group":
         """The attempt `generation` ended without the member at `now` (monotonic seconds)."""
         after = self.lost(index, generation, reason, cause)
-        return after._attempted(index, after.members[index].attempts.failed(now)) if after is not self else self
+        if after is self:
+            return self
+        return after._attempted(index, after.members[index].attempts.failed(now, cause is Cause.DIFFERS))
 
     def _attempted(self, index: int, attempts: Attempts) -> "Group":
         return self._with(index, replace(self.members[index], attempts=attempts))

@@ -43,3 +43,20 @@ def test_the_count_starts_again_when_the_member_has_returned() -> None:
 def test_a_member_that_comes_and_goes_is_tried_no_more_often() -> None:
     back = Attempts().returned(100.0)
     assert due_at(EVERY_MINUTE, back) == 160.0
+
+
+def test_where_objects_differ_it_is_looked_at_ever_more_rarely() -> None:
+    attempts, pauses = Attempts(), []
+    for _ in range(7):
+        attempts = attempts.failed(1000.0, differs=True)
+        due = due_at(EVERY_MINUTE, attempts)
+        assert due is not None
+        pauses.append((due - 1000.0) / 60.0)
+    assert pauses == [1, 2, 4, 8, 16, 16, 16]
+
+
+def test_after_another_failure_or_a_return_it_is_looked_at_soon() -> None:
+    differed = Attempts().failed(0.0, differs=True).failed(60.0, differs=True)
+    assert due_at(EVERY_MINUTE, differed) == 180.0
+    assert due_at(EVERY_MINUTE, differed.failed(100.0)) == 160.0
+    assert due_at(EVERY_MINUTE, differed.returned(100.0).failed(200.0, differs=True)) == 260.0
