@@ -3,12 +3,16 @@ in what it shares with its helpers, and in the helpers, as far as it is ours and
 """
 
 import base64
+import ctypes
 import os
+import resource
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,6 +27,7 @@ from tests.native_tools import NATIVE, compile_c
 
 PIN = b"needle in a haystack"
 MASK = 0x5A
+_PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a helper's memory is root's to read")
 
 IMPORTS = ("import 1 0 1", "import 1 1 1", "import 1 1 0", "import 0 1 0", "import 0 0 1")
@@ -56,7 +61,8 @@ class Secretive:
         return memory.find(self.process.pid, self.key)
 
 
-Start = Callable[[Place], AbstractContextManager[Secretive]]
+Start = Callable[..., AbstractContextManager[Secretive]]
+"""(place, more of Popen's arguments)"""
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +87,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def secretive(program: Path) -> Start:
     @contextmanager
-    def started(place: Place) -> Iterator[Secretive]:
+    def started(place: Place, **more: Any) -> Iterator[Secretive]:
         key = os.urandom(32)
         environment = {
             **place.tokens[0].environment,
@@ -91,7 +97,7 @@ def secretive(program: Path) -> Start:
         (place.directory / "run").mkdir(mode=0o700)
         pipe = subprocess.PIPE
         with subprocess.Popen(
-            [program, module_path()], stdin=pipe, stdout=pipe, env=environment, text=True, bufsize=1
+            [program, module_path()], stdin=pipe, stdout=pipe, env=environment, text=True, bufsize=1, **more
         ) as process:
             assert process.stdin is not None
             for secret in (PIN, key):
@@ -216,6 +222,88 @@ def test_nothing_reaches_a_file(place: Place, secretive: Start) -> None:
         for path in files:
             content = path.read_bytes().lower()
             assert not [form for form in forms if form.lower() in content], path
+
+
+def _may_dump() -> None:
+    """In a child: what would write a core file may."""
+    hard = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+
+
+def _core(directory: Path) -> bytes:
+    """The core file that was written here."""
+    files = [path for path in directory.iterdir() if path.name.startswith("core")]
+    if not files:
+        pytest.skip("this machine writes its core files elsewhere, or none")
+    return files[0].read_bytes()
+
+
+def test_an_applications_core_file_has_no_secret(place: Place, secretive: Start, tmp_path: Path) -> None:
+    with secretive(place, cwd=tmp_path, preexec_fn=_may_dump) as app:
+        for command in ("login", *IMPORTS, "read", "encrypt"):
+            assert app.do(command) == "0", command
+        assert kept_page(app.pin_hits()), "it is in memory"
+        app.process.send_signal(signal.SIGABRT)
+        assert app.process.wait() == -signal.SIGABRT
+        core = _core(tmp_path)
+        assert str(place.conf).encode() in core, "its memory is there"
+        assert [piece for secret in (PIN, app.key) for piece in (secret[:12], secret[-12:]) if piece in core] == []
+
+
+def test_in_the_middle_of_a_call_only_the_applications_own_copy_is_dumped(
+    place: Place, secretive: Start, tmp_path: Path
+) -> None:
+    """Not what it shares with its helpers."""
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    with secretive(place, cwd=tmp_path, preexec_fn=_may_dump) as app:
+        assert app.do("login") == "0"
+        plan.set("C_CreateObject -> hang")
+        app.start("import 1 1 1")
+        plan.wait_for("C_CreateObject")
+        hits = app.key_hits()
+        own = [hit for hit in hits if "dd" not in hit.flags]
+        assert len(own) < len(hits)
+        app.process.send_signal(signal.SIGABRT)
+        app.process.wait()
+        core = _core(tmp_path)
+        assert core.count(app.key) == len(own)
+        assert PIN not in core
+
+
+@needs_root
+def test_a_helper_writes_no_core_file(place: Place, secretive: Start, tmp_path: Path) -> None:
+    """Though it may be as large as it likes, and dies with PIN and key in its hands."""
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    with orphans_are_ours(), secretive(place, cwd=tmp_path, preexec_fn=_may_dump) as app:
+        assert app.do("login") == "0"
+        before = set(helpers(place))
+        plan.set("C_CreateObject once -> hang")
+        app.start("import 1 1 1")
+        plan.wait_for("C_CreateObject")
+        (victim,) = (pid for pid in before if memory.find(pid, app.key))
+        os.kill(victim, signal.SIGABRT)
+        _, status = os.waitpid(victim, 0)
+        assert os.WTERMSIG(status) == signal.SIGABRT
+        assert not os.WCOREDUMP(status)
+        assert app.answer() == "0", "the other member made it"
+        app.process.send_signal(signal.SIGABRT)
+        _, status = os.waitpid(app.process.pid, 0)
+        app.process.returncode = -os.WTERMSIG(status)
+        if not os.WCOREDUMP(status):
+            pytest.skip("nothing writes core files here")
+
+
+@contextmanager
+def orphans_are_ours() -> Iterator[None]:
+    """Helpers become children of this process, which learns how they end."""
+    prctl = ctypes.CDLL(None).prctl
+    assert prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    try:
+        yield
+    finally:
+        prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
 
 def put_chaos(place: Place, plan: Plan) -> None:
