@@ -105,7 +105,7 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
 
     rv, made = step(group, *target, "C_CreateObject", make)
     if rv != ck.CKR_OK or made is None:
-        raise Refusal(rv, f"member {group.name(target[0])} refuses it")
+        raise Refusal(rv, f"member {group.name(target[0])} refused C_CreateObject")
     return made
 
 

@@ -299,7 +299,7 @@ def _place(
 
 def _expect(group: GroupRuntime, index: int, rv: int) -> None:
     if rv != ck.CKR_OK:
-        raise refused(rv, f"member {group.name(index)} refused the copy of a key")
+        raise refused(rv, f"member {group.name(index)} refused C_UnwrapKey")
 
 
 def unwrap(
