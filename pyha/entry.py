@@ -8,6 +8,7 @@ Source: DESIGN.md (trap 2: the answer is CKR_GENERAL_ERROR until the normal path
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pyha.abi.codec import Codecs, Refused
@@ -20,7 +21,6 @@ from pyha.provider import Provider
 from pyha.runtime import log
 from pyha.runtime.assembly import ConfigurationUnusable, assemble
 from pyha.runtime.failover import Tried
-from pyha.runtime.straight import Way
 
 _DEFAULT = Codecs()
 _INITIALIZE = BY_NAME["C_Initialize"].index
@@ -37,7 +37,6 @@ class _Module:
         self.provider: Provider | None = None
         self.complaint = ""  # said already, though an application may ask again and again
         self.codecs = _DEFAULT
-        self.ways: list[Way | None] = []
         self.fork = lib.pyha_generation_of_fork()
 
 
@@ -69,8 +68,9 @@ def _initialize(module: _Module, values: list[Any]) -> int:
             return ck.CKR_GENERAL_ERROR
         module.codecs = codecs
         threads = args is None or not args.flags & ck.CKF_LIBRARY_CANT_CREATE_OS_THREADS
-        module.provider = Provider(groups, reload, guarded, threads)
-        module.ways = module.provider.straight_ways(codecs.mechanisms, _go_on)
+        provider = Provider(groups, reload, guarded, threads)
+        provider.go_straight(codecs.mechanisms, partial(_go_on, provider))
+        module.provider = provider
         lib.pyha_straight_allow(1)
         lib.pyha_set_initialized(1)
     return ck.CKR_OK
@@ -88,11 +88,11 @@ def _finalize(module: _Module, values: list[Any]) -> int:
     return ck.CKR_OK
 
 
-def _answer(index: int, arguments: Any, tried: Tried | None = None) -> int:
+def _answer(index: int, arguments: Any, begun: Provider | None = None, tried: Tried | None = None) -> int:
     function = FUNCTIONS[index]
     # A forked child does not come here before its own C_Initialize: its C flag was cleared.
     module = _current() if index == _INITIALIZE else _module
-    provider = module.provider
+    provider = module.provider if begun is None else begun
     if provider is None and index != _INITIALIZE:
         return ck.CKR_CRYPTOKI_NOT_INITIALIZED
     codec = module.codecs.made[index] or module.codecs.of(function)
@@ -114,9 +114,10 @@ def _answer(index: int, arguments: Any, tried: Tried | None = None) -> int:
     return codec.encode(arguments, values, results, rv) if results else rv
 
 
-def _go_on(index: int, call: Any, tried: Tried) -> int:
-    """The general way, from where a straight one ended."""
-    return _answer(index, call.arguments, tried)
+def _go_on(provider: Provider, index: int, call: Any, tried: Tried) -> int:
+    """The general way, from where a straight one ended, and in the same run of the module: what it has met says nothing
+    of the members that another C_Initialize has brought meanwhile."""
+    return _answer(index, call.arguments, provider, tried)
 
 
 @ffi.def_extern()
@@ -126,7 +127,7 @@ def pyha_dispatch_straight(index: int, call: Any, session: int, key: int, mechan
     try:
         module = _module
         provider = module.provider
-        way = module.ways[index] if provider is not None else None
+        way = provider.ways[index] if provider is not None else None
         rv = way(call, session, key, mechanism, parameter_length) if way is not None else None
         if rv is None:
             rv = _answer(index, call.arguments)

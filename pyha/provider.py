@@ -13,7 +13,7 @@ from typing import Any
 
 from pyha.abi.info import pack
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function, Operation, Route
+from pyha.cryptoki.functions import FUNCTIONS, Function, Operation, Route
 from pyha.cryptoki.info import Info, MechanismInfo, SessionInfo, SlotInfo, TokenInfo
 from pyha.cryptoki.mechanisms import MechanismRow
 from pyha.ha.settings import RecoveryMode
@@ -63,6 +63,7 @@ class Provider:
         if not threads:
             for group in groups:
                 group.forbid_threads()
+        self.ways: list[Way | None] = [None] * len(FUNCTIONS)
         self._reload = reload
         self._monitor = Monitor(groups, reload, guard)
         self._groups = {group.slot: group for group in groups}
@@ -137,9 +138,10 @@ class Provider:
         self._reload.look()
         recovery.on_call(group)
 
-    def straight_ways(self, mechanisms: Mapping[int, MechanismRow], general: General) -> list[Way | None]:
-        """The straight way of each function, by its index. `general`: goes on with what one of them has met."""
-        return ways(self._sessions, self._groups, self._recover, mechanisms, general)
+    def go_straight(self, mechanisms: Mapping[int, MechanismRow], general: General) -> None:
+        """From now on there is a straight way, for calls with these mechanisms. `general`: goes on with what it has
+        met."""
+        self.ways = ways(self._sessions, self._groups, self._recover, mechanisms, general)
 
     def _routed(
         self,

@@ -15,7 +15,7 @@ from functools import partial
 from multiprocessing import get_context
 from multiprocessing.managers import BaseManager
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, cast
 
 import pytest
@@ -24,8 +24,9 @@ from pyha.cli import chaos_plan
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, FUNCTIONS
 from pyha.cryptoki.straight import PARTS, Part
+from pyha.runtime.member import Connection, MemberLost
 from tests.application import _mechanism
-from tests.chaos import Plan
+from tests.chaos import LIMIT, Plan
 from tests.client import Client, Word, aes_key
 from tests.integration.conftest import TestGroup
 
@@ -77,7 +78,7 @@ class Watched(Client):
     def count(self) -> None:
         """Notes from now on which calls a member answered straight."""
         self.gone: Counter[str] = Counter()
-        ways = self._entry().ways
+        ways = self._entry().provider.ways
         for index, way in enumerate(ways):
             if way is not None:
                 ways[index] = self._counting(FUNCTIONS[index].name, way)
@@ -94,6 +95,29 @@ class Watched(Client):
 
         return counting
 
+    def hold_losses(self) -> None:
+        """Whoever loses a member on the straight way from now on is held before anybody hears of it."""
+        self.held, self.go = Event(), Event()
+        found = Connection.straight
+
+        def straight(*arguments: Any) -> int:
+            try:
+                return found(*arguments)
+            except MemberLost:
+                self.held.set()
+                self.go.wait(LIMIT)
+                raise
+
+        cast(Any, Connection).straight = straight
+
+    def loss_is_held(self) -> bool:
+        """Waits for that."""
+        return self.held.wait(LIMIT)
+
+    def let_losses_go(self) -> None:
+        """And from now on there is no such hold."""
+        self.go.set()
+
     def books(self, slot: int) -> tuple[list[int], list[float], int, dict[int, int], int]:
         """Calls in flight and load of each member, operations served, errors and failovers of all."""
         group = self._entry().provider._groups[slot]
@@ -101,6 +125,10 @@ class Watched(Client):
         for each in group.status.errors:
             errors.update(each)
         return group.status.in_flight, group.loads, sum(group.status.served), dict(errors), group.status.failovers
+
+    def members_in(self, slot: int) -> int:
+        """How many members serve."""
+        return len(self._entry().provider._groups[slot].value.serving())
 
     def places(self, session: int) -> tuple[bool, int]:
         """Whether a session has a place on a member, and its open operations."""
@@ -344,6 +372,32 @@ def test_the_end_comes_under_a_call(stage: Stage) -> None:
     assert answers <= allowed
     before = len(stage.made.logged())
     stage.warm(True)
+    assert " lost: " not in stage.made.logged()[before:]
+    stage.end()
+
+
+def test_a_loss_says_nothing_of_the_next_run(stage: Stage) -> None:
+    """C_Finalize and C_Initialize while a thread has not told yet which member it lost: that member is a new one now,
+    with the same number, generation and session."""
+    stage.warm(True)
+    app = stage.app
+    app.hold_losses()
+    stage.plan.set("C_GenerateRandom once -> crash")
+    answers: list[int] = []
+    session = stage.session
+    late = Thread(target=lambda: answers.append(app.random(session)[0]))
+    late.start()
+    assert app.loss_is_held()
+    stage.end()
+    stage.begin()
+    assert stage.session == session
+    before = len(stage.made.logged())
+    app.let_losses_go()
+    late.join()
+    assert answers == [ck.CKR_CRYPTOKI_NOT_INITIALIZED]
+    assert [app.random(stage.session)[0] for _ in range(4)] == [OK] * 4
+    assert app.books(stage.slot) == ([0, 0], [0.0, 0.0], 4, {}, 0)
+    assert app.members_in(stage.slot) == 2
     assert " lost: " not in stage.made.logged()[before:]
     stage.end()
 
