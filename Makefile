@@ -8,7 +8,7 @@ CLIENTS := curl gnutls-bin nginx-light openjdk-17-jdk-headless openssh-client ut
 
 EXAMPLES ?= 1000
 
-.PHONY: help demo demo-failover test check conformance bench soak build differential clean
+.PHONY: help demo demo-failover test test-again check conformance bench soak build differential clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST)
@@ -21,6 +21,9 @@ demo-failover: build ## members are killed, hung and unplugged, live, while an a
 
 test: check build ## all checks, then all tests
 	$(BIN)/python -m pytest
+
+test-again: build ## only the tests that failed last time
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 check: .stamps/venv build ## ruff, its format, and mypy
 	$(BIN)/ruff check .
