@@ -29,7 +29,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import at_hand, create, read_attributes, search
 from pyha.runtime.inventory import hash_of_value, shown_by
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
 from pyha.runtime.proving import (
     Proof,
     agreement,
@@ -135,7 +135,7 @@ def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple
     except MemberLost as loss:
         raise SourceLost(str(loss)) from None
     if made is None:
-        raise Unreplicable(f"it cannot be wrapped: {rv_name(rv)}")
+        raise Unreplicable(f"it cannot be wrapped: {rv_name(rv)}", is_without_reason(rv))
     return made
 
 

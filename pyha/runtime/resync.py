@@ -26,7 +26,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.inventory import Lookout, Memory, count, read_inventory
 from pyha.runtime.member import MemberLost, SessionRefused
-from pyha.runtime.outcomes import Refusal, Unreplicable
+from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
 from pyha.runtime.resync_steps import carry_out
 
 GoesOn = Callable[[], bool]
@@ -39,6 +39,8 @@ Watch = Callable[[int, int, str], None]
 
 Reads = Callable[[int], None]
 """Told of each object that was read: how many of all members it were so far."""
+
+_Key = tuple[type[Step], int, object]
 
 
 class LostMeanwhile(Exception):
@@ -90,20 +92,21 @@ def resynchronise(
             made = work.plan()
         first = made
         for _ in range(PASSES):
-            steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
+            steps = work.to_do(made)
             if dry or not steps:
                 return work.outcome(first, made, finished=not steps)
             if not work.carry_out(steps):
                 return work.outcome(first, made, finished=False)
             made = work.plan()
-        steps = tuple(each for each in made.steps if work.key(each) not in work.failed)
+        steps = work.to_do(made)
         # Where there are still some: somebody of another host makes and changes objects all the time; the next attempt
         # goes on.
         return work.outcome(first, made if not steps else Plan(), finished=not steps)
 
 
 class _Work:
-    """One resync. `failed`: steps that a member refused, by what they were to do."""
+    """One resync. `failed`: steps that a member refused, by what they were to do. `_doubted`: those that failed once
+    without a reason."""
 
     def __init__(
         self,
@@ -114,7 +117,7 @@ class _Work:
         watch: Watch,
         reads: Reads,
     ) -> None:
-        self.failed: dict[tuple[object, ...], Conflict] = {}
+        self.failed: dict[_Key, Conflict] = {}
         self.names = tuple(group.name(index) for index, _ in members)
         self._group = group
         self._members = members
@@ -123,6 +126,7 @@ class _Work:
         self._watch = watch
         self._reads = reads
         self._done = 0
+        self._doubted: set[_Key] = set()
         self._lookouts: list[Lookout] = []
         self._memories = [Memory() for _ in members]
 
@@ -165,6 +169,16 @@ class _Work:
             sides.append(Side(self._group.name(index), recorded_as, inventory))
         return sides
 
+    def to_do(self, made: Plan) -> tuple[Step, ...]:
+        """The steps of a plan but those that failed, and those that say that one of these is done: a tombstone stays
+        until its member has applied it, or the next plan would take what is left there for new, and copy it back."""
+        troubled = {key[1] for key in self.failed if key[0] in (Delete, Change)}
+        return tuple(
+            each
+            for each in made.steps
+            if self.key(each) not in self.failed and not (isinstance(each, Write | Clear) and each.presumes & troubled)
+        )
+
     def carry_out(self, steps: Sequence[Step]) -> bool:
         """Whether it came to the end of them. Raises LostMeanwhile."""
         troubled: set[int] = set()  # members on which a deletion or a change did not succeed
@@ -180,7 +194,12 @@ class _Work:
                     self._look(step)
                     carry_out(self._group, self._members, self._lookouts, step)
             except (Refusal, Unreplicable, SearchFailed, SessionRefused) as refusal:
-                self.failed[self.key(step)] = _conflict(step, str(refusal))
+                key = self.key(step)
+                if _in_doubt(refusal) and key not in self._doubted:
+                    # The next plan sees what has come of it, and has it done once more.
+                    self._doubted.add(key)
+                else:
+                    self.failed[key] = _conflict(step, str(refusal))
                 if isinstance(step, Delete | Change):
                     troubled.add(step.member)
                 continue
@@ -217,10 +236,10 @@ class _Work:
             raise Unreadable(f"member {self._group.name(place[0])} cannot be compared with: {failure}") from None
 
     @staticmethod
-    def key(step: Step) -> tuple[object, ...]:
-        """What a step is about, in whatever plan and by whatever handle."""
+    def key(step: Step) -> _Key:
+        """What a step is about, in whatever plan and by whatever handle: its type, its member, and what it is."""
         if isinstance(step, Write | Clear):
-            return type(step), step.member, step.label, step.record
+            return type(step), step.member, (step.label, step.record)
         return type(step), step.member, step.identity
 
     def outcome(self, first: Plan, last: Plan, finished: bool) -> Outcome:
@@ -233,6 +252,11 @@ class _Work:
 def _configured(group: GroupRuntime) -> frozenset[str]:
     members = zip(group.settings.members, group.value.members, strict=False)
     return frozenset(settings.recorded_as for settings, member in members if member.state is not State.REMOVED)
+
+
+def _in_doubt(failure: Refusal | Unreplicable | SearchFailed | SessionRefused) -> bool:
+    """Whether a member that is alive failed at a step and gave no reason."""
+    return failure.doubtful if isinstance(failure, Unreplicable) else is_without_reason(failure.rv)
 
 
 def _conflict(step: Step, reason: str) -> Conflict:

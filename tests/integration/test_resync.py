@@ -3,9 +3,10 @@
 import os
 import signal
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
 from tests.application import Application, Template
+from tests.chaos import Plan, behind_chaos
 from tests.client import aes_key, client, helpers
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import (
@@ -243,3 +245,53 @@ def test_what_a_module_overlooks_is_not_made_a_second_time(group: Group) -> None
             assert app.random(session)[0] == ck.CKR_OK
         assert f"member {made.tokens[2].label}: resync" not in made.logged()
     assert list(map(labels, contents(made))) == [[b"overlooked", b"seen"]] * 3
+
+
+@contextmanager
+def behind(group: Group, tmp_path: Path) -> Iterator[tuple[TestGroup, Plan]]:
+    """The third member is away while a key is deleted, one is changed and two objects are made; then its plan, with
+    which it comes back at the end of the block."""
+    made = recovering(group)
+    plan = behind_chaos(made, tmp_path)[2]
+    aes = {**LEAVES, ck.CKA_VALUE_LEN: 32}
+    with made.application() as app:
+        for name in (b"gone", b"changed"):
+            app.generate(ck.CKM_AES_KEY_GEN, {**aes, ck.CKA_LABEL: name})
+    made.only(0, 1)
+    with made.application() as app:
+        for name in (b"gone", b"changed"):
+            (key,) = app.find({ck.CKA_LABEL: name})
+            app.destroy(key) if name == b"gone" else app.set(key, {ck.CKA_ID: b"id"})
+        app.generate(ck.CKM_AES_KEY_GEN, {**aes, ck.CKA_LABEL: b"new"})
+        app.create({**DATA, ck.CKA_LABEL: b"paper"})
+        yield made, plan
+        until(made, f"member {made.tokens[2].label} returned")
+    first, second, third = contents(made)
+    assert first == second == third
+    assert labels(first) == [b"changed", b"new", b"paper"], made.logged()
+
+
+@pytest.mark.parametrize("function", ["C_CreateObject", "C_UnwrapKey", "C_SetAttributeValue", "C_DestroyObject"])
+def test_a_step_that_fails_without_a_reason_is_done_in_the_same_resync(
+    group: Group, tmp_path: Path, function: str
+) -> None:
+    """SoftHSM fails now and then while another process changes the token; the member need not stay out for that."""
+    with behind(group, tmp_path) as (made, plan):
+        plan.set(f"{function} once -> answer CKR_GENERAL_ERROR")
+        made.only(0, 1, 2)
+    assert plan.fired() == [function]
+    assert "stays out" not in made.logged(), made.logged()
+
+
+@pytest.mark.parametrize("function", ["C_SetAttributeValue", "C_DestroyObject"])
+def test_what_cannot_be_deleted_or_changed_keeps_the_member_out_and_does_not_come_back(
+    group: Group, tmp_path: Path, function: str
+) -> None:
+    with behind(group, tmp_path) as (made, plan):
+        plan.set(f"{function} -> answer CKR_ACTION_PROHIBITED")
+        made.only(0, 1, 2)
+        until(made, "stays out: its objects differ")
+        for index in (0, 1):
+            with made.member(index) as member:
+                assert labels(content(member)) == [b"changed", b"new", b"paper"], made.logged()
+        plan.set()
