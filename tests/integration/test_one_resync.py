@@ -19,7 +19,7 @@ from tests.native_tools import NATIVE, compile_c
 Group = Callable[..., TestGroup]
 LABEL = "one"
 WORKERS = 16
-LONGEST = 120.0
+LONGEST = 300.0
 """Seconds after which something counts as hung."""
 
 

@@ -29,7 +29,7 @@ static void worker(char **argv, int ready, int end)
     char byte = 0;
     void *handle;
 
-    alarm(170); /* a hung worker must not outlive the test */
+    alarm(660); /* a hung worker must not outlive the test */
     list = load(argv[1], &handle);
     CHECK(list->C_Initialize(NULL) == CKR_OK);
     CHECK(list->C_GetSlotList(CK_TRUE, &slot, &count) == CKR_OK && count == 1);
