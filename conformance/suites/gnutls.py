@@ -66,6 +66,14 @@ SUITE = Suite(
             keep=_KEPT,
             changes=True,
         ),
+        Step(
+            "write a private key",
+            "openssl genrsa -out own.pem 2048 2>/dev/null && "
+            f'{_TOOL} --write --load-privkey own.pem --label own --id 03 "{_TOKEN}"',
+            keep=_KEPT,
+            changes=True,
+        ),
+        Step("test-sign with it", f'{_TOOL} --test-sign "{_TOKEN};object=own;type=private"', keep="ok|fail|error"),
         Step("list private keys", f'{_TOOL} --list-privkeys "{_TOKEN}"', keep="Label|Type", hide=_VALUES, blocks=True),
         Step("list certificates", f'{_TOOL} --list-all-certs "{_TOKEN}"', keep="Label|Type", hide=_VALUES, blocks=True),
         Step(
@@ -77,7 +85,7 @@ SUITE = Suite(
         Step(
             "delete",
             f'{_TOOL} --batch --delete "{_TOKEN};object=rsa" && {_TOOL} --batch --delete "{_TOKEN};object=ec" && '
-            f'{_TOOL} --batch --delete "{_TOKEN};object=secret"',
+            f'{_TOOL} --batch --delete "{_TOKEN};object=secret" && {_TOOL} --batch --delete "{_TOKEN};object=own"',
             keep="deleted",
             changes=True,
         ),

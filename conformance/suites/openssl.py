@@ -106,15 +106,15 @@ def _operations(label: str) -> list[Step]:
             f"openssl cms -verify -in signed -text -CAfile {label}.pem",
             keep=_NOISE,
         ),
+        Step(
+            f"CMS decrypted with the {label} key",
+            f"openssl cms -encrypt -in message -aes256 -out secret {label}.pem && "
+            f'openssl cms -decrypt -in secret -recip {label}.pem -inkey "{key}" {_ENGINE}',
+            keep=_NOISE,
+        ),
     ]
     if label == "rsa":
         steps += [
-            Step(
-                "CMS decrypted with the rsa key",
-                "openssl cms -encrypt -in message -aes256 -out secret rsa.pem && "
-                f'openssl cms -decrypt -in secret -recip rsa.pem -inkey "{key}" {_ENGINE}',
-                keep=_NOISE,
-            ),
             Step(
                 "sign with PSS",
                 f'openssl dgst -sha256 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:-1 {_ENGINE} -sign "{key}" '

@@ -11,6 +11,9 @@ _TOOL = (
 _REMOTE = (
     "pkcs11-tool --module $(find /usr/lib -name p11-kit-client.so | head -1) --token-label $TOKEN --login --pin $PIN"
 )
+_SERVER = (
+    'eval "$(p11-kit server --provider $MODULE "pkcs11:token=$TOKEN")" && trap "kill $P11_KIT_SERVER_PID" EXIT && '
+)
 
 SUITE = Suite(
     "p11-kit",
@@ -32,10 +35,25 @@ SUITE = Suite(
             "-o rsa.der && openssl dgst -sha256 -keyform DER -verify rsa.der -signature sig message",
         ),
         Step(
+            "remoting: list",
+            f"{_SERVER}{_REMOTE} --list-objects",
+            keep="Object|label|ID|Usage",
+            blocks=True,
+        ),
+        Step(
+            "remoting: make a key",
+            f"{_SERVER}{_REMOTE} --keypairgen --key-type EC:prime256v1 --id 02 --label ec",
+            keep="Object|label|ID|Usage",
+            changes=True,
+        ),
+        Step(
+            "remoting: delete it",
+            f"{_SERVER}{_REMOTE} --delete-object --type privkey --id 02",
+            changes=True,
+        ),
+        Step(
             "remoting: sign",
-            'eval "$(p11-kit server --provider $MODULE "pkcs11:token=$TOKEN")" && trap "kill '
-            '$P11_KIT_SERVER_PID" EXIT && '
-            f"{_REMOTE} --sign -m SHA256-RSA-PKCS --id 01 -i message -o sig && "
+            f"{_SERVER}{_REMOTE} --sign -m SHA256-RSA-PKCS --id 01 -i message -o sig && "
             "openssl dgst -sha256 -keyform DER -verify rsa.der -signature sig message",
         ),
         Step("proxy: delete", f"{_TOOL} --delete-object --type privkey --id 01", changes=True),

@@ -67,7 +67,7 @@ def _play(scene: Scene, sequence: Sequence[Step], played: list[Step], tally: Tal
     try:
         ended = _calls(scene, lockstep, sequence, played, tally)
         if ended:
-            if lockstep.away:
+            if lockstep.away or lockstep.littered:
                 scene.restart()
             bare = token_objects(scene.bare, lockstep.slots[0])
             slot = token_objects(scene.slot, lockstep.slots[1])

@@ -66,7 +66,7 @@ def _flags(token: bool | bytes = False, private: bool | bytes = False, **others:
 # -- objects ----------------------------------------------------------------------------------------------------
 
 
-_STRANGE: Pairs = (
+STRANGE: Pairs = (
     (ck.CKA_LOCAL, True),
     (ck.CKA_CLASS, 99),
     (ck.CKA_KEY_TYPE, 119),
@@ -105,7 +105,7 @@ def _templates(draw: st.DrawFn, base: Pairs, private: bool | None = None) -> Pai
     elif odd == "drop":
         del flags[draw(st.sampled_from(sorted(flags)))]
     elif odd == "strange":
-        attribute, value = draw(st.sampled_from(_STRANGE))
+        attribute, value = draw(st.sampled_from(STRANGE))
         flags[attribute] = value
     # Without it the two sides could not know the same object by its visibility.
     flags.setdefault(ck.CKA_PRIVATE, hidden)

@@ -75,7 +75,8 @@ UNTOLD = {ck.CKA_CHECK_VALUE: b"", ck.CKA_VALUE_LEN: bytes(8)}
 TOLERATED = (
     Tolerated("SoftHSM dies of this call itself.", lambda each: each.bare == CRASHED, True),
     Tolerated(
-        "Of a token object that SoftHSM refuses to make it leaves a part behind; on the slot nothing is left.",
+        "Of a token object that SoftHSM refuses to make a part is left, on the token or as long as its process lives; "
+        "on the slot of fewer, as an original of the session is tried first.",
         lambda each: each.field == "found" and each.littered,
         True,
     ),

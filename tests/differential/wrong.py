@@ -59,15 +59,18 @@ def templates(draw: st.DrawFn, right: Sequence[tuple[int, Any]]) -> tuple[tuple[
         return ((draw(st.sampled_from([ck.CKA_ID, ck.CKA_CLASS, ck.CKA_TOKEN])), Null(draw(_lengths))),)
     at = draw(st.integers(0, len(right) - 1))
     attribute, value = right[at]
-    values: list[Any] = [b"", Null(draw(_lengths))]
-    if isinstance(value, bool):
-        values += [bytes([value, 0]), bytes([value]) * 8, b"\2"]
-    elif isinstance(value, int):
-        packed = value.to_bytes(8, "little")
-        values += [packed[:4], packed[:1], packed + b"\0", packed[:7]]
-    else:
-        values += [value[:-1], value + b"\0", value * 100]
-    return (*right[:at], (attribute, draw(st.sampled_from(values))), *right[at + 1 :])
+    wrong = [*values(value), Null(draw(_lengths))]
+    return (*right[:at], (attribute, draw(st.sampled_from(wrong))), *right[at + 1 :])
+
+
+def values(right: bool | int | bytes) -> list[Any]:
+    """Values for an attribute in place of this one: too short, too long, or NULL with its length."""
+    if isinstance(right, bool):
+        return [b"", Null(1), bytes([right, 0]), bytes([right]) * 8, b"\2"]
+    if isinstance(right, int):
+        packed = right.to_bytes(8, "little")
+        return [b"", Null(8), packed[:4], packed[:1], packed + b"\0", packed[:7]]
+    return [b"", Null(len(right) or 1), right[:-1], right + b"\0", right * 100]
 
 
 def now_and_then(right: Any, wrong: SearchStrategy[Any], times: int = 9) -> SearchStrategy[Any]:
