@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pyha.ha.settings import Isolation
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.cloning import Place
+from pyha.runtime.expecting import STRANGER
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
@@ -36,16 +37,25 @@ def afresh(group: GroupRuntime, members: Sequence[Place], until: ExitStack) -> t
 
 
 def _look(group: GroupRuntime, index: int, old: Connection, until: ExitStack) -> Connection:
+    pin = group.pin
+    if pin is not None and old.refused is pin:
+        return old  # each resync would cost the token a try, until it is locked
     fresh = group.new_connection(index, old.generation)
     deadline = group.deadline()
     try:
         until.callback(fresh.close)
         until.enter_context(group.arriving(fresh))
         fresh.connect(deadline)
+        if not group.knows(index, fresh):
+            raise MemberLost(STRANGER)
         fresh.anchor(deadline)
         group.log_in_returning(index, fresh, deadline)
         locate(group, fresh, deadline)
-    except (LoginRefused, PinUnavailable):
+    except LoginRefused as refusal:
+        if refusal.tried:
+            old.refused = pin
+        return old
+    except PinUnavailable:
         return old
     except (MemberLost, SessionRefused, SearchFailed, NotAdmitted) as failure:
         raise Unreadable(f"member {group.name(index)} cannot be looked at afresh: {failure}") from None

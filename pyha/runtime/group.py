@@ -26,6 +26,7 @@ from pyha.ha.group import Cause, Group, Member, State
 from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
 from pyha.runtime.exclusion import Exclusion
+from pyha.runtime.expecting import same
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.news import News
@@ -175,6 +176,12 @@ class GroupRuntime:
     def _know(self, index: int, connection: Connection) -> None:
         if connection.token_info is not None:
             self.tokens[index] = connection.token_info
+
+    def knows(self, index: int, connection: Connection) -> bool:
+        """Whether it has the token that this process has had as this member: asked before a PIN goes there. A URI may
+        name several, one after the other."""
+        before, now = self.tokens.get(index), connection.token_info
+        return before is None or now is None or same(before, now)
 
     @contextmanager
     def arriving(self, connection: Connection) -> Iterator[None]:
@@ -492,6 +499,8 @@ class GroupRuntime:
                 self._log_in(index, connection, user, pin, deadline, present=False)
 
     def _log_in(self, index: int, connection: Connection, user: int, pin: Any, deadline: float, present: bool) -> None:
+        if pin is not None and connection.refused is pin:
+            raise LoginRefused("login refused: its PIN was refused before")
         own = self.own_pin(index) if user == ck.CKU_USER else None
         try:
             if own is None and pin is None and not present:

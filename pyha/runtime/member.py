@@ -47,7 +47,11 @@ class MemberLost(Exception):
 
 
 class LoginRefused(Exception):
-    """An automatic login was not tried, or refused: one sentence."""
+    """An automatic login was not tried, or refused: one sentence. `tried`: the token has refused the PIN."""
+
+    def __init__(self, reason: str, tried: bool = False) -> None:
+        super().__init__(reason)
+        self.tried = tried
 
 
 class TokenMatch(Protocol):
@@ -86,6 +90,7 @@ class Connection:
         self.domain: dict[DomainKey, DomainHandles] = {}
         self.proved: set[tuple[int, DomainHandles]] = set()  # seen to be the group's own, in the login of that count
         self.logged_in: int | None = None
+        self.refused: Any = None  # the application's PIN that the token has refused while this connection was logged in
         self.nonsense = 0  # counts answers that cannot be: lengths and counts larger than what was asked for
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link
@@ -494,7 +499,7 @@ class Connection:
         if verdict(Route.LOCAL, rv) is Verdict.MEMBER_LOST:
             raise MemberLost(f"C_Login answered {rv_name(rv)}")
         if rv not in (ck.CKR_OK, ck.CKR_USER_ALREADY_LOGGED_IN):
-            raise LoginRefused(f"login refused: C_Login answered {rv_name(rv)}")
+            raise LoginRefused(f"login refused: C_Login answered {rv_name(rv)}", tried=True)
         self._is_logged_in(user)
 
     def logout(self, deadline: float) -> int:

@@ -16,7 +16,7 @@ from pyha.ha.telling import conflicts_for_log
 from pyha.runtime import log
 from pyha.runtime.admission import NotAdmitted, locate
 from pyha.runtime.afresh import Unreadable
-from pyha.runtime.expecting import STRANGER, same
+from pyha.runtime.expecting import STRANGER
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection, LoginRefused, MemberLost, SessionRefused
@@ -72,7 +72,8 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     try:
         with group.arriving(connection):
             connection.connect(group.deadline())
-            _expect_known(group, index, connection)
+            if not group.knows(index, connection):
+                raise NotYet(STRANGER, Cause.NOT_A_MEMBER)
             group.learn_from(index, connection)
             unsynchronised = _admit(group, index, connection, until)
         reason = ""
@@ -95,14 +96,6 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     else:
         log.log("notice", f"{label} returned")
     return True
-
-
-def _expect_known(group: GroupRuntime, index: int, connection: Connection) -> None:
-    """That it is the token that this process has had as this member: before a PIN goes there. A URI may name several
-    tokens, one after the other. Raises NotYet."""
-    known = group.tokens.get(index)
-    if known is not None and connection.token_info is not None and not same(known, connection.token_info):
-        raise NotYet(STRANGER, Cause.NOT_A_MEMBER)
 
 
 def _admit(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> bool:

@@ -1,5 +1,6 @@
 """Members that are lost, hang, crash or forget: what the application gets is as if nothing had happened."""
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -274,6 +275,38 @@ def test_poison_takes_down_two_members_at_most(stage: Stage) -> None:
     assert set(innocent) == {OK}
     assert app.start("Digest", session, ck.CKM_SHA256) == OK
     assert app.out("Digest", session, b"healthy")[0] == OK
+
+
+def test_innocent_calls_that_are_inside_when_a_helper_is_poisoned_are_said_again(group: Group, tmp_path: Path) -> None:
+    made = group(label="stage")
+    plans = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        slot = app.slot_of("stage")
+        for plan in plans:
+            plan.set('C_Digest data="innocent" once -> hang', 'C_Digest data="POISON" -> crash')
+        sessions = [app.open(slot)[1] for _ in range(9)]
+        for each in sessions:
+            assert app.start("Digest", each, ck.CKM_SHA256) == OK
+        answers: list[tuple[int, bytes]] = []
+
+        def work(session: int) -> None:
+            rv, _, digest = app.out("Digest", session, b"innocent")
+            answers.append((rv, digest))
+
+        workers = [threading.Thread(target=work, args=(each,)) for each in sessions]
+        for worker in workers:
+            worker.start()
+        for plan in plans:
+            plan.wait_for("C_Digest")  # one hangs inside of each member
+        poison = app.open(slot)[1]
+        assert app.start("Digest", poison, ck.CKM_SHA256) == OK
+        assert app.out("Digest", poison, b"POISON")[0] == ck.CKR_DEVICE_ERROR
+        for plan in plans:
+            plan.release()
+        for worker in workers:
+            worker.join(60)
+        assert answers == [(OK, hashlib.sha256(b"innocent").digest())] * 9
+        assert len(lost(made)) == 2
 
 
 @pytest.mark.parametrize("answer", [ck.CKR_GENERAL_ERROR, ck.CKR_DEVICE_ERROR, ck.CKR_FUNCTION_FAILED])

@@ -12,7 +12,7 @@ import pytest
 
 from pyha.cli import config_write
 from pyha.cryptoki import constants as ck
-from pyha.ha.settings import RecoveryMode, RecoverySettings
+from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
 from tests.chaos import behind_chaos
@@ -233,6 +233,30 @@ def test_a_member_whose_pin_was_changed_costs_one_try(group: Group) -> None:
         assert "987654" not in made.logged()
 
 
+def test_a_serving_member_whose_pin_was_changed_costs_one_try_however_many_come_back(
+    group: Group, tmp_path: Path
+) -> None:
+    """A resync looks at those that serve by helpers of its own, which have to log in."""
+    made = recovering(group)
+    plans = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        plans[1].set("C_Login -> answer CKR_PIN_INCORRECT")
+        for returns in (1, 2, 3):
+            plans[0].set("C_Initialize -> answer CKR_DEVICE_ERROR")
+            kill(made, 0)
+            while made.logged().count(f"member {LABEL}-0 lost") < returns:
+                assert app.random(session)[0] == OK
+            aes_key(app, session, b"%d" % returns)
+            plans[0].set()
+            end = time.monotonic() + LONGEST
+            while made.logged().count(f"member {LABEL}-0 returned") < returns:
+                assert time.monotonic() < end, made.logged()
+                assert app.random(session)[0] == OK
+        assert plans[1].fired() == ["C_Login"]
+        assert f"member {LABEL}-1 lost" not in made.logged()
+
+
 def test_a_token_that_was_initialised_anew_is_no_member_any_more(group: Group) -> None:
     made = recovering(group)
     with client(made.module, made.environment) as app:
@@ -273,3 +297,34 @@ def test_members_that_are_down_at_the_start_come_later(group: Group, tmp_path: P
         session = app.logged_in(app.slot_of(LABEL))
         faulty.clear()
         until(made, f"member {LABEL}-1 returned", app, session)
+
+
+def test_standby_members_are_promoted_together_and_stand_by_again(group: Group, tmp_path: Path) -> None:
+    made = recovering(group)
+    made.reconfigure(
+        lambda settings: replace(
+            settings,
+            members=(settings.members[0], *(replace(each, role=Role.STANDBY) for each in settings.members[1:])),
+        )
+    )
+    active, *standby = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        _, private = ec_pair(app, session)
+        for plan in standby:
+            plan.set("C_SignInit -> delay 0")
+
+        def signs() -> list[int]:
+            for _ in range(6):
+                assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
+            return [len(plan.fired()) for plan in standby]
+
+        assert signs() == [0, 0]
+        active.set("any -> dead CKR_DEVICE_REMOVED")
+        promoted = signs()
+        assert all(promoted)
+        assert "no active member is left, standby members serve" in made.logged()
+        active.release()
+        until(made, "an active member is back, standby members stand by", app, session)
+        before = [len(plan.fired()) for plan in standby]
+        assert signs() == before

@@ -18,6 +18,7 @@ class FakeConnection:
     def __init__(self, refuses: bool) -> None:
         self.generation = 0
         self.stranger = ""
+        self.refused: Any = None
         self.logged_in: int | None = None
         self.tries: list[Any] = []
         self.closed = False
