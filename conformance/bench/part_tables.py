@@ -65,7 +65,7 @@ def resync(found: list[Filling]) -> str:
                 row[2], row[4] = map(number, one.times(taken))
             rows.append(row)
     head = ["onto an empty member", "seconds", "times", "processor seconds", "times"]
-    return f"### A member that lacks everything: {len(found[0].direct)} rounds\n\n{table(head, rows)}"
+    return f"### A member that lacks everything; rounds: {len(found[0].direct)}\n\n{table(head, rows)}"
 
 
 def idle(found: list[Idle]) -> str:

@@ -79,7 +79,7 @@ class Memory:
         self.shown: dict[int, Shown] = {}
 
     def forget(self, real: int) -> None:
-        """It was changed."""
+        """It was changed, or is another one now: a module may give the handle of what is gone once more."""
         self.shown.pop(real, None)
 
     def tombstones(self) -> set[int]:
@@ -283,10 +283,12 @@ class Lookout:
         self._cost = 0.0
         self._last = now
         self.appeared: list[Identity] = []
+        self.ours: list[int] = []
 
     def made(self, real: int) -> None:
         """This one is ours."""
         self._known.add(real)
+        self.ours.append(real)
 
     def look(self, surely: bool = False) -> None:
         """`surely`: though it was done a moment ago. Raises MemberLost, SessionRefused, SearchFailed."""

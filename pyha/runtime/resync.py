@@ -157,6 +157,9 @@ class _Work:
 
     def _read(self) -> list[Side]:
         sides: list[Side] = []
+        for lookout, memory in zip(self._lookouts, self._memories, strict=False):
+            for real in lookout.ours:
+                memory.forget(real)
         self._lookouts = []
         counted = itertools.count(1)
         for place, memory in zip(self._members, self._memories, strict=True):
@@ -187,7 +190,7 @@ class _Work:
                 return False
             if isinstance(step, Write | Clear) and step.presumes & troubled:
                 continue
-            if isinstance(step, Change | Delete):
+            if isinstance(step, Change | Delete | Clear):
                 self._memories[step.member].forget(step.real)
             try:
                 with self._attributed(self._members[step.member]):

@@ -130,8 +130,8 @@ def test_filling_a_member_is_compared_round_by_round() -> None:
     plain, ours = [Spent(1.0, 1.0), Spent(4.0, 2.0)], [Spent(3.0, 2.0), Spent(8.0, 4.0)]
     made.resync = [Filling(2000, plain, ours, ours)]
     text = sections(made)["resync"]
-    assert row(text, "A member that lacks", "2,000 objects: a plain") == ["2.50", "n/a", "1.50", "n/a"]
-    assert row(text, "A member that lacks", "2,000 objects: recovery") == ["5.50", "2.50", "3.00", "2.00"]
+    assert row(text, "A member that lacks everything", "2,000 objects: a plain") == ["2.50", "n/a", "1.50", "n/a"]
+    assert row(text, "A member that lacks everything", "2,000 objects: recovery") == ["5.50", "2.50", "3.00", "2.00"]
 
 
 def test_pauses_and_idle_processes_have_tables_of_their_own() -> None:

@@ -50,3 +50,12 @@ def test_a_new_tombstone_makes_it_read_all_again(monkeypatch: pytest.MonkeyPatch
     made.plan()
     made.plan()
     assert believed == [False, True, False]
+
+
+def test_what_the_resync_made_itself_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its handle was another object's before."""
+    made, believed = work(monkeypatch, [])
+    made.plan()
+    made._lookouts[0].made(1)
+    made.plan()
+    assert believed == [False, False]
