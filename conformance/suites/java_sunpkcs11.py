@@ -30,9 +30,9 @@ def _serve(alias: str) -> Step:
         line = f"exec java $SUITES/java/Server.java pkcs11.cfg $PIN {alias} {HANDSHAKES}"
         server = scene.start(["/bin/bash", "-c", line], "server.log")
         log = scene.directory / "server.log"
-        until(lambda: half.exists() or server.poll() is not None, "half of the handshakes did not come", 100)
+        until(lambda: half.exists() or server.poll() is not None, "half of the handshakes did not come", 200)
         scene.lose_each(over=lambda: server.poll() is not None)
-        until(lambda: server.poll() is not None, "the server did not end", 100)
+        until(lambda: server.poll() is not None, "the server did not end", 200)
         said = log.read_text()
         if server.returncode != 0:
             raise Failed(said)

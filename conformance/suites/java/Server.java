@@ -116,7 +116,7 @@ public class Server {
                 return null;
             });
         clients.shutdown();
-        clients.awaitTermination(120, TimeUnit.SECONDS);
+        clients.awaitTermination(400, TimeUnit.SECONDS);
         System.out.println(done.get() + " handshakes, " + failed.get() + " failed");
         System.exit(done.get() == count && failed.get() == 0 ? 0 : 1);
     }
