@@ -83,7 +83,8 @@ class Records:
         for member in range(len(self._sides)):
             has = Counter(each.record for each in held.get(member, ()))
             for record, count in wanted.items():
-                self.writes += [Write(member, label, record)] * (count - has[record])
+                write = Write(member, label, record, origin=_who_has(record, held))
+                self.writes += [write] * (count - has[record])
             for each in held.get(member, ()):
                 if has[each.record] > wanted[each.record] and (wanted[each.record] or each.record in dropped):
                     has[each.record] -= 1
@@ -118,6 +119,11 @@ def _distinct(held: dict[int, list[HeldRecord]]) -> list[EscrowRecord]:
     for records in held.values():
         most |= Counter(each.record for each in records)
     return sorted(most.elements(), key=repr)
+
+
+def _who_has(record: EscrowRecord, held: dict[int, list[HeldRecord]]) -> tuple[int, int]:
+    """The first member that has this record, and its handle there."""
+    return next((member, each.real) for member in sorted(held) for each in held[member] if each.record == record)
 
 
 def _fits(record: EscrowRecord, identity: Identity) -> bool:

@@ -54,12 +54,14 @@ class Copy:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Write a record. `label`: its CKA_LABEL. `presumes`: members whose own steps must have succeeded."""
+    """Write a record. `label`: its CKA_LABEL. `presumes`: members whose own steps must have succeeded. `origin`: who
+    (member, handle) has the escrow record already, as long as its key is there."""
 
     member: int
     label: bytes
     record: EscrowRecord | Tombstone
     presumes: frozenset[int] = frozenset()
+    origin: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import existing_record, record_for, records_on
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import housekeeping
+from pyha.runtime.housekeeping import STILL_THERE, housekeeping, is_gone
 from pyha.runtime.making import identify_again, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.missed import Missed
@@ -166,7 +166,10 @@ class ChangeCall:
         try:
             with housekeeping(connection, deadline) as session:
                 values = self._objects.translate(index, connection, session, deadline)
-                return make_with(connection, self.function, values, deadline)
+                rv, results = make_with(connection, self.function, values, deadline)
+                if self._missed is not None and _deletes(values) and rv == ck.CKR_OK:
+                    _expect_gone(connection, session, values[1], deadline)
+                return rv, results
         except MemberLost as loss:
             self.poisoned += loss.culprit
             raise
@@ -177,6 +180,17 @@ class ChangeCall:
 
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
         return self._objects.renew(connection, deadline)
+
+
+def _deletes(values: list[Any]) -> bool:
+    """Whether a CHANGE call with these values leaves nothing: it has no template."""
+    return len(values) <= 2
+
+
+def _expect_gone(connection: Connection, session: int, real: int, deadline: float) -> None:
+    """Raises MemberLost where a member only says that it has destroyed an object, SearchFailed."""
+    if not is_gone(connection, session, real, deadline):
+        raise MemberLost(f"{STILL_THERE}; it needs a resync")
 
 
 def _on_the_others(
@@ -203,13 +217,15 @@ def _on_the_others(
                 return ck.CKR_OK, False
             with housekeeping(connection, deadline) as session:
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
+                if rv == ck.CKR_OK and _deletes(values):
+                    _expect_gone(connection, session, real, deadline)
             return rv, True
 
         missed.cover_at_last()
         start = group.clock()
         try:
             rv, _ = step(group, index, connection, function.name, attempt, unbind)
-            if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
+            if rv != ck.CKR_OK:
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
         except (MemberLost, Refusal) as loss:
             group.lost(index, connection.generation, str(loss))
@@ -220,15 +236,21 @@ def _on_the_others(
 
 
 def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity, kept: Placed) -> None:
-    """Take a record that is superseded off every member, once each: copies of a key have equal ones."""
+    """Take a record that is superseded off every member, once each: copies of a key have equal ones. Where there are
+    more, a resync sees whether they have keys."""
 
     def work(index: int, connection: Connection) -> None:
-        for real, found in records_on(group, index, connection, identity):
-            if found == record and not kept.has(connection, real):
-                gone = Placed()
-                gone.add(index, connection, real, record_like(record, identity))
-                gone.take_back(group)
-                return
+        equal = [
+            real
+            for real, found in records_on(group, index, connection, identity)
+            if found == record and not kept.has(connection, real)
+        ]
+        if equal:
+            gone = Placed()
+            gone.add(index, connection, equal[0], record_like(record, identity))
+            gone.take_back(group)
+        if len(equal) > 1:
+            group.news.compare_soon()
 
     try:
         on_each(group, work)

@@ -8,9 +8,12 @@ The members serve meanwhile: a call for an object that its member lacks goes to 
 Source: SEMANTICS.md sections 2 (marked for audit) and 5 (only resync writes objects).
 """
 
+from contextlib import suppress
+
 from pyha.cryptoki import constants as ck
+from pyha.ha.group import Cause
 from pyha.ha.steps import Conflict
-from pyha.ha.telling import conflicts_for_log
+from pyha.ha.telling import conflict_line, conflicts_for_log
 from pyha.runtime import log, tombstones
 from pyha.runtime.afresh import Unreadable
 from pyha.runtime.group import GroupRuntime, NobodyLeft
@@ -50,11 +53,22 @@ def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) 
     label = f'group "{group.settings.label}"'
     if outcome.done:
         log.log("notice", f"{label}: members held different objects: resync carried out {outcome.done} steps")
+    for conflict in outcome.refused:
+        _expel(group, outcome.names[conflict.member], conflict_line(conflict, outcome.names))
     left = outcome.left or planned
     for line in conflicts_for_log(left, outcome.names):
         log.log("warning", f"{label}: resync: {line}")
     if outcome.finished and not left:
         group.news.forget_audits()
+
+
+def _expel(group: GroupRuntime, name: str, reason: str) -> None:
+    """A member that does not take what a tombstone says would serve what was deleted: it is out, but for the last."""
+    with suppress(NobodyLeft):
+        members = group.present()
+        for index, connection in members if len(members) > 1 else ():
+            if group.name(index) == name:
+                group.lost(index, connection.generation, f"its objects differ: {reason}", Cause.DIFFERS)
 
 
 def _seem_alike(group: GroupRuntime) -> bool:

@@ -226,6 +226,19 @@ def destroy(connection: Connection, session: int, real: int, deadline: float) ->
         connection.catalogue.leave()
 
 
+STILL_THERE = "C_DestroyObject (answered CKR_OK, and the object is still there)"
+
+
+def is_gone(connection: Connection, session: int, real: int, deadline: float) -> bool:
+    """Whether there is no object under this handle: a module may only say to have destroyed it. Raises MemberLost,
+    SearchFailed (where it cannot be told, too)."""
+    wanted = (ck.CKA_CLASS,)
+    try:
+        return not read_attributes(connection, session, real, wanted, deadline, sure=True)
+    except Unread:
+        return not read_attributes(connection, session, real, wanted, deadline, sure=True)
+
+
 def create(connection: Connection, session: int, template: Template, deadline: float) -> tuple[int, int]:
     """C_CreateObject beside no search: (CK_RV, real handle)."""
     return make(connection, "C_CreateObject", deadline, session, template, None)

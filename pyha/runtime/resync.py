@@ -55,13 +55,15 @@ class LostMeanwhile(Exception):
 class Outcome:
     """What a resync came to. `names`: of the members, by the numbers that steps and conflicts have. `first`: the plan
     as it was made first. `done`: steps carried out. `left`: what it did not mend. `finished`: nothing else is left to
-    do; False where it was only planned or stopped, or where others make objects all the time."""
+    do; False where it was only planned or stopped, or where others make objects all the time. `refused`: of `left`,
+    what a member does not take of a tombstone."""
 
     names: tuple[str, ...]
     first: Plan
     done: int
     left: tuple[Conflict, ...]
     finished: bool
+    refused: tuple[Conflict, ...] = ()
 
     def bars(self, name: str, pinned: bool) -> tuple[str, ...]:
         """Why this member may not serve, a line each. `pinned`: the group lets keys be on some members only."""
@@ -207,7 +209,7 @@ class _Work:
                     troubled.add(step.member)
                 continue
             except SourceLost as loss:
-                assert isinstance(step, Copy | Change)
+                assert isinstance(step, Copy | Change | Write)
                 source = step.source if isinstance(step, Copy) else (step.origin or (0, 0))[0]
                 raise LostMeanwhile(self._members[source], str(loss)) from None
             self._done += 1
@@ -215,13 +217,21 @@ class _Work:
         return True
 
     def _look(self, step: Step) -> None:
-        """See what others have made meanwhile, where that could be what the step is about."""
+        """See what others have made or deleted meanwhile, where that could be what the step is about."""
         if isinstance(step, Copy):
             self._lookouts[step.member].look()
+            self._look_at_source(step.source)
+        elif isinstance(step, Write) and step.origin is not None:
+            self._look_at_source(step.origin[0])
         elif isinstance(step, Clear) and step.orphan:
             for place, lookout in zip(self._members, self._lookouts, strict=True):
                 with self._attributed(place):
                     lookout.look(surely=True)
+
+    def _look_at_source(self, member: int) -> None:
+        # A search makes SoftHSM notice what other processes have deleted; reading such an object does not.
+        with self._attributed(self._members[member]):
+            self._lookouts[member].look()
 
     @contextmanager
     def _attributed(self, place: Place) -> Iterator[None]:
@@ -247,9 +257,10 @@ class _Work:
 
     def outcome(self, first: Plan, last: Plan, finished: bool) -> Outcome:
         """Of all that was done."""
-        still = {self.key(each) for each in last.steps}
-        left = (*last.conflicts, *(each for key, each in self.failed.items() if key in still))
-        return Outcome(self.names, first, self._done, left, finished)
+        still = {self.key(each): each for each in last.steps}
+        failed = tuple(each for key, each in self.failed.items() if key in still)
+        refused = tuple(self.failed[key] for key, each in still.items() if key in self.failed and _is_told(each))
+        return Outcome(self.names, first, self._done, (*last.conflicts, *failed), finished, refused)
 
 
 def _configured(group: GroupRuntime) -> frozenset[str]:
@@ -260,6 +271,11 @@ def _configured(group: GroupRuntime) -> frozenset[str]:
 def _in_doubt(failure: Refusal | Unreplicable | SearchFailed | SessionRefused) -> bool:
     """Whether a member that is alive failed at a step and gave no reason."""
     return failure.doubtful if isinstance(failure, Unreplicable) else is_without_reason(failure.rv)
+
+
+def _is_told(step: Step) -> bool:
+    """Whether a tombstone tells of it."""
+    return isinstance(step, Delete | Change) and step.superseded
 
 
 def _conflict(step: Step, reason: str) -> Conflict:

@@ -21,10 +21,10 @@ from pyha.ha.tombstones import Tombstone, tombstone_template
 from pyha.ha.tombstones import decode as decode_tombstone
 from pyha.runtime.cloning import Place, SourceLost, clone
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import create, destroy, housekeeping, read_attributes
+from pyha.runtime.housekeeping import STILL_THERE, create, destroy, housekeeping, is_gone, read_attributes
 from pyha.runtime.inventory import Lookout, identity_at
 from pyha.runtime.making import make_with
-from pyha.runtime.member import MemberLost
+from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Refusal
 from pyha.runtime.steps import step
 
@@ -42,6 +42,8 @@ def carry_out(group: GroupRuntime, members: Sequence[Place], lookouts: Sequence[
     elif isinstance(each, Copy):
         _copy(group, members, lookouts[each.member], each)
     elif isinstance(each, Write):
+        if each.origin is not None and not _is_still_recorded(group, members, each, each.origin):
+            return
         lookouts[each.member].made(_write(group, place, each))
     elif not (each.orphan and _has_come(lookouts, each)):
         _clear(group, place, each)
@@ -87,7 +89,7 @@ def _delete(group: GroupRuntime, place: Place, delete: Delete) -> None:
 
     def attempt(deadline: float) -> tuple[int, None]:
         with housekeeping(connection, deadline) as session:
-            return destroy(connection, session, delete.real, deadline), None
+            return _destroyed(connection, session, delete.real, deadline), None
 
     _expect(step(group, *place, "C_DestroyObject", attempt)[0], "C_DestroyObject", _GONE)
     handle = connection.known.get(delete.real)
@@ -133,6 +135,34 @@ def _fetched(group: GroupRuntime, members: Sequence[Place], change: Change) -> T
     return tuple(Attribute(kind, value) for kind, value in found.items())
 
 
+def _is_still_recorded(group: GroupRuntime, members: Sequence[Place], write: Write, origin: tuple[int, int]) -> bool:
+    """Whether the escrow record is still where it was read: else its key was deleted or changed meanwhile. Raises
+    SourceLost, Refusal."""
+    place, real = members[origin[0]], origin[1]
+    connection = place[1]
+
+    def attempt(deadline: float) -> tuple[int, bool]:
+        with housekeeping(connection, deadline) as session:
+            return ck.CKR_OK, _is_there(connection, session, real, write, deadline)
+
+    try:
+        return bool(step(group, *place, "C_GetAttributeValue", attempt)[1])
+    except MemberLost as loss:
+        raise SourceLost(str(loss)) from None
+
+
+def _is_there(connection: Connection, session: int, real: int, of: Write | Clear, deadline: float) -> bool:
+    """Whether this is (still) the record that a step is about. Raises MemberLost, SearchFailed."""
+    decode: Callable[[bytes], EscrowRecord | Tombstone] = (
+        decode_tombstone if isinstance(of.record, Tombstone) else decode_record
+    )
+    shown = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_VALUE), deadline, sure=True)
+    try:
+        return decode(shown.get(ck.CKA_VALUE, b"")) == of.record and shown.get(ck.CKA_LABEL) == of.label
+    except RecordDamaged:
+        return False
+
+
 def _write(group: GroupRuntime, place: Place, write: Write) -> int:
     """Its handle."""
     connection, record = place[1], write.record
@@ -149,22 +179,22 @@ def _write(group: GroupRuntime, place: Place, write: Write) -> int:
 
 def _clear(group: GroupRuntime, place: Place, clear: Clear) -> None:
     connection = place[1]
-    decode: Callable[[bytes], EscrowRecord | Tombstone] = (
-        decode_tombstone if isinstance(clear.record, Tombstone) else decode_record
-    )
 
     def attempt(deadline: float) -> tuple[int, None]:
         with housekeeping(connection, deadline) as session:
-            shown = read_attributes(connection, session, clear.real, (ck.CKA_LABEL, ck.CKA_VALUE), deadline)
-            try:
-                same = decode(shown.get(ck.CKA_VALUE, b"")) == clear.record
-            except RecordDamaged:
-                same = False
-            if not same or shown.get(ck.CKA_LABEL) != clear.label:
+            if not _is_there(connection, session, clear.real, clear, deadline):
                 return ck.CKR_OK, None
-            return destroy(connection, session, clear.real, deadline), None
+            return _destroyed(connection, session, clear.real, deadline), None
 
     _expect(step(group, *place, "C_DestroyObject", attempt)[0], "C_DestroyObject", _GONE)
+
+
+def _destroyed(connection: Connection, session: int, real: int, deadline: float) -> int:
+    """The CK_RV of destroying it. Raises Refusal where the module only says so, MemberLost, SearchFailed."""
+    rv = destroy(connection, session, real, deadline)
+    if rv == ck.CKR_OK and not is_gone(connection, session, real, deadline):
+        raise Refusal(ck.CKR_FUNCTION_FAILED, STILL_THERE)
+    return rv
 
 
 def _expect(rv: int, function: str, well: tuple[int, ...] = (ck.CKR_OK,)) -> None:

@@ -16,12 +16,14 @@ from pyha.cryptoki.plain import dataclass, field
 from pyha.runtime import log
 from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import destroy, expect_login
+from pyha.runtime.housekeeping import STILL_THERE, destroy, expect_login, is_gone
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.outcomes import Disturbed, Refusal
 from pyha.runtime.refinding import Find
 
 T = TypeVar("T")
+
+_NEEDED = "it needs a resync"
 
 
 class _Step:
@@ -169,16 +171,20 @@ class Placed:
                 group.objects.unbind(made.connection, handle)
 
     def take_back(self, group: GroupRuntime) -> None:
-        """Destroy all of it, the last made first. A member that is lost is cleared at its resync."""
+        """Destroy all of it, the last made first. A member that is lost is cleared at its resync, and who fails at it,
+        or only says to have done it, is out."""
         for made in reversed(self.objects):
             try:
                 rv = _destroy(group, made)
+                if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID, ck.CKR_ACTION_PROHIBITED):
+                    raise MemberLost(f"C_DestroyObject answered {rv_name(rv)} to what was taken back; {_NEEDED}")
             except MemberLost as loss:
                 group.lost(made.index, made.connection.generation, str(loss))
                 continue
             except Refusal as refusal:
-                rv = refusal.rv
-            if rv not in (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID):
+                group.lost(made.index, made.connection.generation, f"{refusal}; {_NEEDED}")
+                continue
+            if rv == ck.CKR_ACTION_PROHIBITED:  # for ever, and it would be so at its resync
                 log.log(
                     "error",
                     f'group "{group.settings.label}": member {group.name(made.index)} keeps an object that was to be '
@@ -206,8 +212,19 @@ def _destroy_once(made: Made, session: int, deadline: float) -> int:
     if not made.forgotten:
         rv = destroy(made.connection, session, made.real, deadline)
         if rv == ck.CKR_OK or not made.forgotten:
-            return rv
+            return _expect_gone(made.connection, session, made.real, rv, deadline)
     found = made.find(made.connection, session, deadline) if made.find is not None else None
     if found is None or len(found) > 1:
-        raise MemberLost("it forgot its login while something was made there; it needs a resync")
-    return destroy(made.connection, session, found[0], deadline) if found else ck.CKR_OK
+        raise MemberLost(f"it forgot its login while something was made there; {_NEEDED}")
+    if not found:
+        return ck.CKR_OK
+    return _expect_gone(
+        made.connection, session, found[0], destroy(made.connection, session, found[0], deadline), deadline
+    )
+
+
+def _expect_gone(connection: Connection, session: int, real: int, rv: int, deadline: float) -> int:
+    """The answer to its destruction. Raises MemberLost where it was CKR_OK, and is not so; SearchFailed."""
+    if rv == ck.CKR_OK and not is_gone(connection, session, real, deadline):
+        raise MemberLost(f"{STILL_THERE}; {_NEEDED}")
+    return rv
