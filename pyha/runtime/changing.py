@@ -17,6 +17,7 @@ from pyha.ha.domain import impersonates
 from pyha.ha.identity import Identity
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES, value_of
+from pyha.ha.settings import Unreplicable as WhenUnreplicable
 from pyha.runtime import log
 from pyha.runtime.altering import alter
 from pyha.runtime.binding import bind, tells_apart
@@ -72,8 +73,13 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None
     before, after = entry.identity, entry.identity.after(template or ())
     passed_over: set[str] = set()
+    lacking: set[str] = set()
     missed = Missed(
-        group, before, None if template is None else after, template or (), lambda: group.missing() | passed_over
+        group,
+        before,
+        None if template is None else after,
+        template or (),
+        lambda: group.missing() | passed_over | lacking,
     )
     placed = Placed()
     rv = ck.CKR_GENERAL_ERROR
@@ -88,7 +94,7 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
             missed.take_back()
     if rv != ck.CKR_OK:
         return rv
-    rv = _on_the_others(group, call, values, entry, missed, passed_over)
+    rv = _on_the_others(group, call, values, entry, missed, passed_over, lacking)
     missed.settle()
     if rv != ck.CKR_OK:
         return rv
@@ -194,11 +200,20 @@ def _expect_gone(connection: Connection, session: int, real: int, deadline: floa
 
 
 def _on_the_others(
-    group: GroupRuntime, call: ChangeCall, values: list[Any], entry: Entry, missed: Missed, passed_over: set[str]
+    group: GroupRuntime,
+    call: ChangeCall,
+    values: list[Any],
+    entry: Entry,
+    missed: Missed,
+    passed_over: set[str],
+    lacking: set[str],
 ) -> int:
-    """What the primary accepted, on every other member; CKR_DEVICE_ERROR where it ends their helpers. One that has no
-    such object lacks it as much as before. `passed_over`: gets the members that it is not given to any more."""
+    """What the primary accepted, on every other member; CKR_DEVICE_ERROR where it ends their helpers. `passed_over`:
+    gets the members that it is not given to any more; `lacking`: those that have no such object, or do not show it
+    (SoftHSM may overlook what another process has made): from them it would come back."""
     function, poisoned = call.function, call.poisoned
+    is_key = entry.identity.object_class in KEY_CLASSES
+    may_be_pinned = is_key and group.settings.unreplicable is WhenUnreplicable.PIN
 
     def unbind(connection: Connection) -> None:
         group.objects.unbind(connection, entry.handle)
@@ -224,7 +239,9 @@ def _on_the_others(
         missed.cover_at_last()
         start = group.clock()
         try:
-            rv, _ = step(group, index, connection, function.name, attempt, unbind)
+            rv, there = step(group, index, connection, function.name, attempt, unbind)
+            if not there and not may_be_pinned:
+                lacking.add(group.settings.members[index].recorded_as)
             if rv != ck.CKR_OK:
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
         except (MemberLost, Refusal) as loss:

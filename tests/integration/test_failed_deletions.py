@@ -10,7 +10,7 @@ from pyha.cryptoki import constants as ck
 from tests.application import Answered, Application
 from tests.chaos import Plan, behind_chaos
 from tests.integration.conftest import TestGroup
-from tests.integration.replication_tools import STAYS, scene
+from tests.integration.replication_tools import P256, STAYS, scene
 from tests.integration.test_group_sync import Sync
 from tests.integration.test_recovery import until
 from tests.integration.test_resync import contents, labels
@@ -97,3 +97,24 @@ def test_who_serves_and_does_not_take_a_tombstone_is_out(group: Group, tmp_path:
         until(made, f"member {made.tokens[2].label} lost: its objects differ: conflict secret key")
         alone_out(made, plan, app, 2)
     assert held(made) == [0] * 3
+
+
+def test_what_a_member_does_not_show_is_deleted_there_too(
+    group: Group, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SoftHSM may overlook what another process has made: it would come back from there, with its record."""
+    sync = Sync(group(label="synced"), capsys, monkeypatch)
+    made = sync.made
+    plan = behind_chaos(made, tmp_path)[1]
+    with made.application() as app:
+        pair = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"1"}
+        public = {ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256, **pair}
+        app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, **pair, ck.CKA_SIGN: True})
+    with made.application() as app:
+        handles = app.find({ck.CKA_LABEL: b"it"})
+        plan.set("C_FindObjects -> length 0")
+        for each in handles:
+            app.destroy(each)
+        plan.set()
+    assert sync()[0] == 0
+    assert [labels(each) for each in contents(made)] == [[]] * 3
