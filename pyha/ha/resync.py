@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import wrapping_for
-from pyha.cryptoki.values import Template
+from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import Identity, flag
 from pyha.ha.inventory import Side, is_exact
 from pyha.ha.keeping import Kept, Records, tombstone_steps
@@ -64,6 +64,7 @@ def plan(sides: Sequence[Side], configured: frozenset[str], only: int | None = N
     for each in kept:
         for item in each.slot.items.values():
             _change(item, each, changes, conflicts)
+            _prove(item, each, changes)
         for member in range(len(sides)):
             if member not in each.slot.items:
                 alone = all(other in each.slot.items for other in range(len(sides)) if other != member)
@@ -131,6 +132,18 @@ def _change(item: Item, kept: Kept, changes: list[Change], conflicts: list[Confl
             origin if fetched else None,
         )
     )
+
+
+def _prove(item: Item, kept: Kept, changes: list[Change]) -> None:
+    """A copy of a secret key that tells no check value, though another one does, may be one that nobody has proved:
+    whoever made it was killed in between. It is given the check value, which only the same key takes."""
+    told = kept.slot.identity.get(ck.CKA_CHECK_VALUE)
+    held = item.held
+    may = flag(dict(held.settings).get(ck.CKA_MODIFIABLE)) and held.identity.object_class == ck.CKO_SECRET_KEY
+    if told and may and not held.identity.get(ck.CKA_CHECK_VALUE):
+        before = item.identity
+        proved = Attribute(ck.CKA_CHECK_VALUE, told)
+        changes.append(Change(item.member, held.real, before, before.after((proved,)), (proved,), False))
 
 
 def _value(item: Item, slot: Slot) -> tuple[tuple[int, ...], tuple[int, int] | None]:

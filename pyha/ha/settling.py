@@ -119,9 +119,10 @@ def cannot_be_set(change: Attribute) -> bool:
 
 
 def weakens(changes: Template) -> bool:
-    """Whether an object that is *not* given these lacks a protection that it should have."""
+    """Whether an object that is *not* given these lacks a protection that it should have, or the proof that it is the
+    key."""
     return any(
-        each.type == ck.CKA_ALLOWED_MECHANISMS
+        each.type in (ck.CKA_ALLOWED_MECHANISMS, ck.CKA_CHECK_VALUE)
         or (each.type in PROTECTIONS and flag(each.value) == PROTECTIONS[each.type])
         for each in changes
     )

@@ -22,7 +22,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, make
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Unreplicable, is_without_reason, refused
-from pyha.runtime.proving import Proof, well
+from pyha.runtime.proving import CheckValue, Proof, well
 from pyha.runtime.refinding import made_with, record_like
 from pyha.runtime.steps import Placed, on_each, step
 
@@ -150,7 +150,9 @@ def publish_on(
     MemberLost."""
     direct = _proves_itself(wrapped.template, proof)
     for_ever = value_of(wrapped.template, ck.CKA_DESTROYABLE) == b"\0"
-    if not direct or for_ever:
+    # Whoever is killed before the object itself is proved leaves one of which nothing could be told: but for a secret
+    # key, which then tells no check value, it is tried first.
+    if not direct or for_ever or not isinstance(proof, CheckValue):
         _try(group, index, connection, wrapped, proof, for_ever)
     return _place(group, index, connection, wrapped, proof if direct else None, placed)
 

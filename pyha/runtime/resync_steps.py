@@ -15,7 +15,7 @@ from pyha.ha.identity import Identity
 from pyha.ha.recording import RecordDamaged
 from pyha.ha.records import EscrowRecord, record_label, record_template
 from pyha.ha.records import decode as decode_record
-from pyha.ha.replication import KEY_CLASSES
+from pyha.ha.replication import KEY_CLASSES, value_of
 from pyha.ha.steps import Change, Clear, Copy, Delete, Step, Write
 from pyha.ha.tombstones import Tombstone, tombstone_template
 from pyha.ha.tombstones import decode as decode_tombstone
@@ -26,6 +26,7 @@ from pyha.runtime.inventory import Lookout, identity_at
 from pyha.runtime.making import make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Refusal
+from pyha.runtime.proving import prove_secret
 from pyha.runtime.steps import step
 
 _GONE = (ck.CKR_OK, ck.CKR_OBJECT_HANDLE_INVALID)
@@ -102,6 +103,10 @@ def _change(group: GroupRuntime, members: Sequence[Place], change: Change) -> No
     connection = place[1]
     if not _still(group, place, change.real, change.identity):
         return
+    check_value = value_of(change.changes, ck.CKA_CHECK_VALUE)
+    if check_value:
+        _prove(group, place, change.real, check_value)
+        return
     template: Template = (*change.changes, *_fetched(group, members, change))
     function = BY_NAME["C_SetAttributeValue"]
 
@@ -113,6 +118,19 @@ def _change(group: GroupRuntime, members: Sequence[Place], change: Change) -> No
     handle = connection.known.get(change.real)
     if handle is not None and change.identity != change.after:
         group.objects.changed(handle, change.after)
+
+
+def _prove(group: GroupRuntime, place: Place, real: int, check_value: bytes) -> None:
+    """That it is the key with this check value, which it tells from then on. Raises Refusal where it is not,
+    MemberLost."""
+    connection = place[1]
+
+    def attempt(deadline: float) -> tuple[int, bool]:
+        with housekeeping(connection, deadline) as session:
+            return ck.CKR_OK, prove_secret(connection, session, real, check_value, deadline)
+
+    if not step(group, *place, "C_SetAttributeValue", attempt)[1]:
+        raise Refusal(ck.CKR_ATTRIBUTE_VALUE_INVALID, "it is not proved to be the same key")
 
 
 def _fetched(group: GroupRuntime, members: Sequence[Place], change: Change) -> Template:
