@@ -67,6 +67,7 @@ int pyha_straight_read(pyha_straight *call, uint32_t index, void *arguments)
     memcpy(call->words, arguments, words * sizeof *call->words);
     call->arguments = arguments;
     call->index = index;
+    call->outcome = PYHA_DONE;
     call->session = call->key = call->mechanism = call->parameter_length = call->capacity = 0;
     call->size = CONTENT_AT;
     for (int i = 0; i < PYHA_PARTS && parts[i]; i++) {
@@ -171,7 +172,7 @@ static int bring_back(pyha_straight *call, const pyha_arena *arena, uint64_t res
     return PYHA_DONE;
 }
 
-int pyha_straight_run(pyha_straight *call, pyha_arena *arena, uint64_t session, uint64_t key, double deadline)
+static int run(pyha_straight *call, pyha_arena *arena, uint64_t session, uint64_t key, double deadline)
 {
     if (call->size > arena->capacity)
         return PYHA_FULL;
@@ -185,4 +186,9 @@ int pyha_straight_run(pyha_straight *call, pyha_arena *arena, uint64_t session, 
     outcome = call->rv == OK ? bring_back(call, arena, result) : PYHA_ANSWERED;
     explicit_bzero(arena->here, call->size);
     return outcome;
+}
+
+int pyha_straight_run(pyha_straight *call, pyha_arena *arena, uint64_t session, uint64_t key, double deadline)
+{
+    return call->outcome = run(call, arena, session, key, deadline);
 }

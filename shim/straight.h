@@ -36,6 +36,7 @@ typedef struct pyha_straight {
     uint64_t size;     /* bytes of arena that it takes */
     uint64_t rv;       /* PYHA_ANSWERED: the member's CK_RV */
     uint64_t length;   /* bytes that the member says its result has, believed or not */
+    int outcome;       /* of pyha_straight_run, for whom its return did not reach; PYHA_DONE before it */
 } pyha_straight;
 
 /* Whether Python has a straight way at all (pyha_dispatch_straight). */

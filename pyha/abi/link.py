@@ -169,7 +169,15 @@ class _Link:
             return None
 
     def straight(self, arena: Arena, call: Any, session: int, key: int, deadline: float) -> int:
-        outcome: int = _straight_run(call, arena._memory, session, key, deadline)
+        try:
+            outcome: int = _straight_run(call, arena._memory, session, key, deadline)
+        except BaseException:
+            # A Python program's handler of a signal has raised between two steps of ours.
+            self._straight_end(arena, call.outcome)
+            raise
+        return self._straight_end(arena, outcome)
+
+    def _straight_end(self, arena: Arena, outcome: int) -> int:
         if outcome and outcome != _ANSWERED and outcome != _MALFORMED:
             arena._spoiled = True
             self.release(arena, arena.capacity)

@@ -275,6 +275,8 @@ def _finish(function: Function, general: General) -> _Plain:
             loss = met
         finally:
             group.leave(index, function, load, start, not outcome)
+            if outcome <= 0 and loss is None and session.place is place:
+                drop(group, session)  # nobody knows how it ended: an exception of the application's own came between
         return general(position, call, _tried(function, call, index, connection, start, logins, outcome, loss))
 
     return own
