@@ -418,6 +418,40 @@ def test_objects_found_before_the_loss_and_used_after_it(stage: Stage) -> None:
     assert app.find(session, {ck.CKA_ID: b"f", ck.CKA_CLASS: ck.CKO_PRIVATE_KEY}) == (OK, [private])
 
 
+def test_a_search_that_was_begun_outlives_every_member(stage: Stage) -> None:
+    """It is drained when it begins: nothing of it can fail over later."""
+    app, session = stage.application, stage.session
+    pair = ec_pair(app, session)
+    assert app.find_init(session, {ck.CKA_LABEL: b"ec"}) == OK
+    first = app.find_next(session, 1)[1]
+    for victim in range(3):
+        kill(stage.made, victim)
+    rv, rest = app.find_next(session, 10)
+    assert rv == OK
+    assert sorted(first + rest) == sorted(pair)
+    assert app.find_final(session) == OK
+
+
+def test_a_member_that_is_lost_while_all_are_seeded_is_out_and_the_rest_go_on(stage: Stage) -> None:
+    app, session = stage.application, stage.session
+    stage.faulty.plan(1, "C_SeedRandom", Fault.CRASH)
+    assert app.feed("SeedRandom", session, b"seed") == OK
+    assert lost(stage.made) == [1]
+    assert app.random(session)[0] == OK
+
+
+def test_asking_for_a_length_ends_no_operation_and_moves_no_member(stage: Stage) -> None:
+    app, session = stage.application, stage.session
+    public, private = ec_pair(app, session)
+    assert app.start("Sign", session, ck.CKM_ECDSA, private) == OK
+    for _ in range(3):
+        assert app.out("Sign", session, bytes(32), room=None)[:2] == (OK, 64)
+    rv, _, signature = app.out("Sign", session, bytes(32))
+    assert rv == OK
+    assert verifies(point_of(app, session, public), signature, bytes(32))
+    assert "failover" not in stage.made.logged()
+
+
 # Under load
 
 
