@@ -152,6 +152,8 @@ def token_objects(worker: Worker, slot: int, pins: tuple[bytes, ...] = (b"1234",
 
 def _attributes(worker: Worker, session: int, handle: int) -> dict[int, bytes | None]:
     answer = worker.call("C_GetAttributeValue", session, handle, tuple((each, _ROOM) for each in _READ))
+    if answer.results[2] is None:
+        return {ck.CKA_CLASS: None}  # a part that is left of what was refused, and cannot be read
     entries: list[Any] = list(answer.results[2])
     # Which of the two it is, absent or not shown, one call tells only of all together.
     return {kind: value for kind, (_, value) in zip(_READ, entries, strict=True) if value is not None}
