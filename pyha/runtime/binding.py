@@ -87,7 +87,8 @@ def bind(
     # Without the application's login a member shows less than it has, and nothing is missing there.
     same = _same(connection, entry, deadline, group.user, sure)
     if len(same) != 1:
-        group.news.audit(index, "objects that cannot be told apart" if same else "an object is missing")
+        what = "objects that cannot be told apart" if same else "an object is missing"
+        group.news.audit(index, what, entry.handle)
         return None
     group.objects.bind(connection, entry.handle, same[0])
     return same[0]

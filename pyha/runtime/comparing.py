@@ -58,7 +58,7 @@ def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) 
     left = outcome.left or planned
     for line in conflicts_for_log(left, outcome.names):
         log.log("warning", f"{label}: resync: {line}")
-    if outcome.finished and not left:
+    if outcome.done and outcome.finished and not left:
         group.news.forget_audits()
 
 

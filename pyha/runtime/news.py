@@ -35,7 +35,7 @@ class News:
         self._clock = clock
         self._lock = threading.Lock()
         self._promoted = False
-        self._audited: set[int] = set()
+        self._audited: dict[int, set[int]] = {}  # members, and the virtual handles of what was missing there
         self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
         self._nonsense: set[int] = set()  # members whose answers were not to be believed
         self._failovers = Failovers()
@@ -52,11 +52,17 @@ class News:
     def _name(self, index: int) -> str:
         return self.settings.members[index].name
 
-    def audit(self, index: int, what: str) -> None:
-        """Something is missing on a member: said once for each; resync puts it right, not we."""
-        if index not in self._audited:
-            self._audited.add(index)
+    def audit(self, index: int, what: str, handle: int = 0) -> None:
+        """Something is missing on a member, the object of this virtual handle if it is one: said once for each member;
+        resync puts it right, not we. Where a comparison finds nothing amiss, because the member's module overlooks what
+        its token has, the mark stays, and the same object is no reason for another comparison."""
+        with self._lock:
+            marks = self._audited.setdefault(index, set())
+            first, known = not marks, handle in marks
+            marks.add(handle)
+        if first:
             self.say("warning", index, f"needs a resync: {what}")
+        if not known:
             self.compare_soon()
 
     def compare_soon(self) -> None:
@@ -83,7 +89,8 @@ class News:
 
     def returned(self, index: int) -> None:
         """A member is back: what is missing there, or cannot be read, is said again."""
-        for told in (self._audited, self._unreadable, self._nonsense):
+        self._audited.pop(index, None)
+        for told in (self._unreadable, self._nonsense):
             told.discard(index)
 
     # -- counts -------------------------------------------------------------------------------------------------
