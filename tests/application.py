@@ -215,6 +215,19 @@ class Application:
         self._do("C_GetAttributeValue", self._session, _Word(key), ctypes.byref(query), _Word(1))
         return room.raw[: query.length]
 
+    def array(self, key: int, attribute: int) -> dict[int, bytes] | None:
+        """C_GetAttributeValue of an attribute array; None where the token will not give it."""
+        raw = self._read(key, attribute)
+        if not raw:
+            return None if raw is None else {}
+        entries = (_Described * (len(raw) // ctypes.sizeof(_Described))).from_buffer_copy(raw)
+        rooms = [ctypes.create_string_buffer(max(entry.length, 1)) for entry in entries]
+        for entry, room in zip(entries, rooms, strict=True):
+            entry.value = ctypes.cast(room, ctypes.c_void_p)
+        query = _Described(attribute, ctypes.cast(entries, ctypes.c_void_p), ctypes.sizeof(entries))
+        self._do("C_GetAttributeValue", self._session, _Word(key), ctypes.byref(query), _Word(1))
+        return {each.type: room.raw[: each.length] for each, room in zip(entries, rooms, strict=True)}
+
     def find(self, template: Template) -> list[int]:
         """C_FindObjectsInit, C_FindObjects, C_FindObjectsFinal."""
         attributes, _alive = _template(template)

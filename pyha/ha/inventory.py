@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import PROTECTIONS
 from pyha.cryptoki.plain import dataclass
+from pyha.ha.arrays import ARRAYS, DATES
 from pyha.ha.identity import WITH_VALUE, Identity
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import KEY_CLASSES
@@ -25,9 +26,10 @@ COMPARED = (
     ck.CKA_URL,
     ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
     ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY,
+    *DATES,
+    *ARRAYS,
 )
-"""Attributes that resync makes alike, beside what an identity has. Dates are not among them: reading them fails on some
-modules; a copy has them, where they can be read."""
+"""Attributes that resync makes alike, beside what an identity has; arrays are packed."""
 
 Settings = tuple[tuple[int, bytes], ...]
 """(CKA_, value) of each attribute of `COMPARED` that an object shows."""

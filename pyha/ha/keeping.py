@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass, replace
+from pyha.ha.arrays import is_dated
 from pyha.ha.identity import Identity, flag
 from pyha.ha.inventory import HeldRecord, Settings, Side
 from pyha.ha.matching import Slot
@@ -35,6 +36,13 @@ class Kept:
     def stays(self) -> bool:
         """Whether it must not leave its tokens."""
         return not flag(dict(self.settings).get(ck.CKA_EXTRACTABLE))
+
+    @property
+    def tells_dates(self) -> bool:
+        """Whether its record has dates that no member shows."""
+        return self.record is not None and is_dated(
+            tuple(each for each in self.record.template if each.type not in dict(self.settings))
+        )
 
 
 class Records:

@@ -1,9 +1,9 @@
 """How a new object comes onto every member: decided from what the application asked for.
 
-Pure. A key that is random, or that must not leave its token, is made once as an extractable *session* object, wrapped
-under a domain key, and published: unwrapped, as the token object that was asked for, onto every member. What is random
-and public is made once as a session object too, read, and created everywhere. Other creations are repeated with the
-same arguments.
+Pure. A key that is random, or that must not leave its token, or whose dates only a record would tell, is made once as
+an extractable *session* object, wrapped under a domain key, and published: unwrapped, as the token object that was
+asked for, onto every member. What is random and public is made once as a session object too, read, and created
+everywhere. Other creations are repeated with the same arguments.
 
 Source: SEMANTICS.md section 5; REPLICATION.md (attributes of a copy).
 """
@@ -14,6 +14,7 @@ from enum import Enum, auto
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, USAGE, settable_in_unwrap
 from pyha.cryptoki.values import Attribute, Template
+from pyha.ha.arrays import is_dated
 from pyha.ha.domain import DomainKey, rsa_of
 from pyha.ha.identity import flag
 
@@ -82,7 +83,7 @@ def way_of(template: Template, object_class: int | None, random: bool) -> Way:
     """The way of a creation that this template asks for. `object_class`: CKA_CLASS of the result."""
     if not wants_token(template):
         return Way.SESSION
-    if random or (object_class in KEY_CLASSES and not stays_extractable(template)):
+    if random or (object_class in KEY_CLASSES and (not stays_extractable(template) or is_dated(template))):
         return Way.PUBLISH
     return Way.REPEAT
 

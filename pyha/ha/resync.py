@@ -174,7 +174,7 @@ def _copy(member: int, kept: Kept, alone: bool, copies: list[Copy], conflicts: l
         is_key = identity.object_class in KEY_CLASSES
         conflicts.append(Conflict(member, identity, obstacle, bars=alone, pinnable=is_key))
         return
-    record = kept.record if not _can_be_wrapped(kept) else None
+    record = kept.record if not _can_be_wrapped(kept) or kept.tells_dates else None
     copies.append(Copy(member, source.member, source.held.real, identity, kept.settings, record))
 
 

@@ -13,6 +13,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import PROTECTIONS
 from pyha.cryptoki.keys import USAGE
 from pyha.cryptoki.values import Attribute, Template
+from pyha.ha.arrays import ARRAYS, DATES, attribute_of, strongest
 from pyha.ha.identity import READ, Identity, flag
 from pyha.ha.inventory import COMPARED, Settings
 from pyha.ha.matching import Slot
@@ -36,6 +37,7 @@ _BOTH_WAYS = _USAGE | {
     ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
     ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY,
     ck.CKA_ALLOWED_MECHANISMS,
+    *DATES,
 }
 _TO_STRONGER = frozenset({ck.CKA_SENSITIVE, ck.CKA_EXTRACTABLE, ck.CKA_WRAP_WITH_TRUSTED, ck.CKA_COPYABLE})
 """What can only be made stronger by C_SetAttributeValue (section 4.1 and the tables of the object classes)."""
@@ -57,6 +59,8 @@ def _settle(slot: Slot, kind: int) -> bytes | None:
         return None
     if kind == ck.CKA_ALLOWED_MECHANISMS:
         return _narrowest(told)
+    if kind in ARRAYS:
+        return strongest(told)
     stronger = PROTECTIONS.get(kind)
     if stronger is None:
         return told[0]
@@ -96,7 +100,7 @@ def renaming(item: Item) -> Template:
 
 
 def differing(item: Item, wanted: Settings) -> Template:
-    """The attributes of this object that are not as they should be; what the member does not show is left alone."""
+    """The attributes of this object that are not as they should be, arrays packed; what is not shown is left alone."""
     if item.held.settings == wanted:
         return ()
     shown = dict(item.held.settings)
@@ -122,7 +126,7 @@ def weakens(changes: Template) -> bool:
     """Whether an object that is *not* given these lacks a protection that it should have, or the proof that it is the
     key."""
     return any(
-        each.type in (ck.CKA_ALLOWED_MECHANISMS, ck.CKA_CHECK_VALUE)
+        each.type in (ck.CKA_ALLOWED_MECHANISMS, ck.CKA_CHECK_VALUE, *ARRAYS)
         or (each.type in PROTECTIONS and flag(each.value) == PROTECTIONS[each.type])
         for each in changes
     )
@@ -137,4 +141,4 @@ def unmendable(item: Item) -> bool:
 def template_of(identity: Identity, settings: Settings) -> Template:
     """Name and settings as attributes."""
     named = tuple(Attribute(kind, identity.get(kind) or b"") for kind in (ck.CKA_ID, ck.CKA_LABEL, ck.CKA_SUBJECT))
-    return (*named, *(Attribute(kind, value) for kind, value in settings))
+    return (*named, *(attribute_of(kind, value) for kind, value in settings))

@@ -5,7 +5,7 @@ Pure texts. A label may be any bytes: what is not printable is shown by its code
 Source: SEMANTICS.md section 5 (a plan can be printed as a dry run).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.names import name_of
@@ -41,7 +41,12 @@ def _text(label: bytes) -> str:
 
 def attribute_names(template: Template) -> str:
     """The names of what a template sets."""
-    return ", ".join(name_of("CKA_", each.type) for each in template)
+    return type_names(each.type for each in template)
+
+
+def type_names(types: Iterable[int]) -> str:
+    """The names of attributes, by their CKA_ values."""
+    return ", ".join(name_of("CKA_", each) for each in types)
 
 
 def action(step: Step) -> str:

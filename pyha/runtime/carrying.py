@@ -9,7 +9,6 @@ Source: SEMANTICS.md sections 2 (holder sessions) and 5 (session objects).
 from contextlib import suppress
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.attributes import PROTECTIONS, weaker
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.verdicts import Verdict, verdict
@@ -22,6 +21,7 @@ from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.showing import weaknesses
 
 
 def bring(group: GroupRuntime, index: int, connection: Connection, entry: Entry, deadline: float) -> int | None:
@@ -97,11 +97,10 @@ def _settled(
 
 def _alike(connection: Connection, holder: int, entry: Entry, kept: Kept, real: int, deadline: float) -> bool:
     """Whether it is what it should be by what it shows, and protected no less."""
-    shown = read_attributes(connection, holder, real, (*READ, *PROTECTIONS), deadline)
+    seen = read_attributes(connection, holder, real, READ, deadline)
     known = {kind for kind, _ in entry.identity.attributes}  # not every attribute was asked for
-    identity = identity_of({kind: value for kind, value in shown.items() if kind in known})
-    promised = {kind: value for kind, value in kept.protections.items() if kind in PROTECTIONS}
-    return entry.identity.same(identity) and not weaker(promised, shown)
+    identity = identity_of({kind: value for kind, value in seen.items() if kind in known})
+    return entry.identity.same(identity) and not weaknesses(connection, holder, real, kept.protections, deadline)
 
 
 def _say(group: GroupRuntime, index: int, what: str) -> None:

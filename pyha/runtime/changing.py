@@ -13,6 +13,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Template
+from pyha.ha.arrays import is_dated
 from pyha.ha.domain import impersonates
 from pyha.ha.identity import Identity
 from pyha.ha.records import EscrowRecord
@@ -22,7 +23,7 @@ from pyha.runtime import log
 from pyha.runtime.altering import alter
 from pyha.runtime.binding import bind, tells_apart
 from pyha.runtime.calls import Objects, Unknown, choose
-from pyha.runtime.copying import existing_record, record_for, records_on
+from pyha.runtime.copying import dated_record_for, existing_record, record_for, records_on
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import STILL_THERE, housekeeping, is_gone
@@ -144,7 +145,7 @@ def _record_after(
     """The key's record as it has to be after the change; None where the one it has, or none, is right. Raises
     Unreplicable (a key is not made unextractable while it cannot be escrowed), Refusal, NobodyLeft."""
     if old is None and value_of(template, ck.CKA_EXTRACTABLE) != b"\0":
-        return None
+        return dated_record_for(group, entry, template) if is_dated(template) else None
     new = record_for(group, entry, template)
     if old is None or new != old or entry.identity.after(template) != entry.identity:
         return new

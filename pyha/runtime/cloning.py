@@ -12,6 +12,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
+from pyha.ha.arrays import ARRAYS, DATES, attribute_of, values_of
 from pyha.ha.identity import Identity, flag, identity_of, ulong
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import (
@@ -26,10 +27,11 @@ from pyha.ha.settling import template_of
 from pyha.ha.steps import Copy
 from pyha.runtime.copying import present_attributes
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import at_hand, create, read_attributes, search
+from pyha.runtime.housekeeping import at_hand, read_attributes, search
 from pyha.runtime.inventory import hash_of_value, shown_by
 from pyha.runtime.member import Connection, MemberLost
-from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
+from pyha.runtime.originals import create_on
+from pyha.runtime.outcomes import Unreplicable, is_without_reason
 from pyha.runtime.proving import (
     Proof,
     agreement,
@@ -40,16 +42,17 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import Wrapped, publish_on, session_copy, wrap
+from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, step
 
 Place = tuple[int, Connection]
 """A member: its index in the group, and its connection."""
 
-_DATES = (ck.CKA_START_DATE, ck.CKA_END_DATE)
+_EMPTY_BY_DEFAULT = (*DATES, *ARRAYS, ck.CKA_ALLOWED_MECHANISMS)
 _LAST = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
 _FROM_SOURCE: dict[int, tuple[int, ...]] = {
-    ck.CKO_CERTIFICATE: _DATES,
-    ck.CKO_PUBLIC_KEY: (*_DATES, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_WRAP_TEMPLATE),
+    ck.CKO_CERTIFICATE: DATES,
+    ck.CKO_PUBLIC_KEY: (*DATES, ck.CKA_ALLOWED_MECHANISMS, ck.CKA_WRAP_TEMPLATE),
 }
 """CKO_ -> what an object that is no secret has, beside what it is created from and `_LAST`. Not CKA_TRUSTED, which
 only the SO gives: a copy is not trusted until he says so."""
@@ -68,7 +71,8 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
     placed = Placed()
     try:
         wrapped, proof = _wrapped(group, source, real, copy)
-        return publish_on(group, *target, wrapped, proof, placed)
+        promised = {**values_of(wrapped.template), **dict(copy.settings)}
+        return publish_on(group, *target, wrapped, proof, placed, promised)
     except BaseException:
         placed.take_back(group)
         raise
@@ -82,15 +86,15 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
     def read(deadline: float) -> tuple[int, Template | None]:
         # In one call: what it is, to see that it is the one that is meant, and what it is made from.
         with at_hand(source[1], deadline) as session:
-            shown = read_attributes(source[1], session, real, told, deadline, sure=True)
-            hashed = hash_of_value(source[1], session, real, shown, deadline)
-            if not copy.identity.same(identity_of(shown, hashed)):
+            seen = read_attributes(source[1], session, real, told, deadline, sure=True)
+            hashed = hash_of_value(source[1], session, real, seen, deadline)
+            if not copy.identity.same(identity_of(seen, hashed)):
                 return ck.CKR_OK, None
-            others = _FROM_SOURCE.get(object_class)
-            more = present_attributes(source[1], session, real, others, deadline) if others else ()
-        last = tuple(Attribute(kind, shown[kind]) for kind in _LAST if shown.get(kind))
-        original = {kind: shown[kind] for kind in wanted if kind in shown}
-        return ck.CKR_OK, created_template(_settled((*more, *last), copy), original, token=True)
+            others = _FROM_SOURCE.get(object_class, ())
+            more = shown(source[1], session, real, others, deadline) if others else {}
+        more.update({kind: seen[kind] for kind in _LAST if seen.get(kind)})
+        original = {kind: seen[kind] for kind in wanted if kind in seen}
+        return ck.CKR_OK, created_template(_settled(more, (*others, *_LAST), copy), original, token=True)
 
     try:
         _, template = step(group, *source, "C_GetAttributeValue", read)
@@ -98,21 +102,19 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
         raise SourceLost(str(loss)) from None
     if template is None:
         return None
-
-    def make(deadline: float) -> tuple[int, int]:
-        with at_hand(target[1], deadline) as session:
-            return create(target[1], session, template, deadline)
-
-    rv, made = step(group, *target, "C_CreateObject", make)
-    if rv != ck.CKR_OK or made is None:
-        raise Refusal(rv, f"member {group.name(target[0])} refused C_CreateObject")
-    return made
+    promised = {**values_of(template), **dict(copy.settings)}
+    placed = Placed()
+    try:
+        return create_on(group, *target, template, promised, placed)
+    except BaseException:
+        placed.take_back(group)
+        raise
 
 
-def _settled(present: Template, copy: Copy) -> Template:
+def _settled(present: Mapping[int, bytes], wanted: tuple[int, ...], copy: Copy) -> Template:
     """What the source has, with the settings that every member is to have."""
-    settings = dict(copy.settings)
-    return tuple(Attribute(each.type, settings.get(each.type, each.value)) for each in present)
+    said = {**present, **dict(copy.settings)}
+    return tuple(attribute_of(kind, said[kind]) for kind in wanted if said.get(kind))
 
 
 def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple[Wrapped, Proof]:
@@ -144,13 +146,13 @@ def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Wrapp
     object_class, key_type = identity.object_class or 0, identity.key_type or 0
     said = {each.type for each in record.template}
     more = tuple(each for each in template_of(identity, copy.settings) if each.type in said or _is_told(each))
-    template = restated_template(record.template, more, object_class, key_type)
+    template = _without_empty(restated_template(record.template, more, object_class, key_type))
     if not guards(record.domain, template):
         raise Unreplicable("its escrow record is under a domain key that would let it leave")
-    shown = {ck.CKA_CLASS: ulong(object_class), ck.CKA_KEY_TYPE: ulong(key_type)}
+    known = {ck.CKA_CLASS: ulong(object_class), ck.CKA_KEY_TYPE: ulong(key_type)}
     if record.check_value:
-        shown[ck.CKA_CHECK_VALUE] = record.check_value
-    return Wrapped(record.domain, record.mechanism, record.blob, template, shown, record.value_length)
+        known[ck.CKA_CHECK_VALUE] = record.check_value
+    return Wrapped(record.domain, record.mechanism, record.blob, template, known, record.value_length)
 
 
 def _is_told(attribute: Attribute) -> bool:
@@ -160,22 +162,28 @@ def _is_told(attribute: Attribute) -> bool:
     return any(attribute.value)
 
 
+def _without_empty(template: Template) -> Template:
+    """An empty list, array or date is what a key has that is told nothing, and not every module takes it."""
+    return tuple(each for each in template if each.value or each.type not in _EMPTY_BY_DEFAULT)
+
+
 def _wrap(
     group: GroupRuntime, connection: Connection, session: int, real: int, copy: Copy, deadline: float
 ) -> tuple[Wrapped, Proof]:
     identity = copy.identity
     object_class, key_type = identity.object_class or 0, identity.key_type or 0
     told = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE, ck.CKA_VALUE_LEN)
-    shown = read_attributes(connection, session, real, told, deadline, sure=True)
+    known = read_attributes(connection, session, real, told, deadline, sure=True)
     present = present_attributes(connection, session, real, settable_in_unwrap(object_class, key_type), deadline)
     said = {each.type for each in present}
-    changes = tuple(each for each in template_of(identity, copy.settings) if each.type in said)
-    template = restated_template(present, changes, object_class, key_type)
+    # Another member may have a protection that the source has not.
+    changes = tuple(each for each in template_of(identity, copy.settings) if each.type in said or _is_told(each))
+    template = _without_empty(restated_template(present, changes, object_class, key_type))
     proof: Proof | None = None
     if object_class == ck.CKO_SECRET_KEY:
         # First: which wrapping keeps its length is found out by it.
-        proof = _secret_proof(connection, session, real, key_type, shown, present, deadline)
-    wrapped = wrap(group, connection, session, real, shown, template, proof, deadline)
+        proof = _secret_proof(connection, session, real, key_type, known, present, deadline)
+    wrapped = wrap(group, connection, session, real, known, template, proof, deadline)
     return wrapped, proof or _proof(group, connection, session, real, identity, wrapped, deadline)
 
 
@@ -184,14 +192,14 @@ def _secret_proof(
     session: int,
     real: int,
     key_type: int,
-    shown: Mapping[int, bytes],
+    known: Mapping[int, bytes],
     present: Template,
     deadline: float,
 ) -> Proof:
     check_value = b""
     if flag(value_of(present, ck.CKA_ENCRYPT)) or not encrypts_for_check_value(key_type):
         check_value = computed_check_value(connection, session, real, key_type, deadline)
-    return check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
+    return check_value_proof(check_value or known.get(ck.CKA_CHECK_VALUE))
 
 
 def _proof(
@@ -210,10 +218,10 @@ def _proof(
     proof: Proof | None = public_proof(key_type, _public(connection, session, identity, deadline))
     if proof is None and can_agree(key_type):
         # Nobody knows its public key: what the source unwraps and what the target unwraps have to be one key.
-        shown = read_attributes(connection, session, real, KEY_TYPES[key_type].on_private, deadline)
+        known = read_attributes(connection, session, real, KEY_TYPES[key_type].on_private, deadline)
         rv, copy = session_copy(group, connection, session, wrapped, ck.CKA_DERIVE, deadline)
         if rv == ck.CKR_OK:
-            proof = agreement(connection, session, copy, key_type, shown, deadline)
+            proof = agreement(connection, session, copy, key_type, known, deadline)
     if proof is None:
         raise Unreplicable("a copy of such a private key cannot be proved")
     return proof

@@ -5,11 +5,11 @@ Source: SEMANTICS.md section 5.
 """
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.attributes import is_attribute_array
 from pyha.cryptoki.functions import BY_NAME
 from pyha.cryptoki.keys import settable_in_unwrap
 from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.values import Attribute, Query, Template
+from pyha.ha.arrays import attribute_of, is_dated
 from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of
 from pyha.ha.replication import KEY_CLASSES, guards, restated_template, stays_extractable, value_of, wants_token
@@ -33,6 +33,7 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import gives_back, record_of, wrap, write_records
+from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, on_first, step
 
 _SOURCE = (
@@ -45,7 +46,6 @@ _SOURCE = (
     ck.CKA_ID,
     ck.CKA_LABEL,
 )
-_DATES = (ck.CKA_START_DATE, ck.CKA_END_DATE)
 
 
 def source_attributes(group: GroupRuntime, handle: int) -> Template:
@@ -83,6 +83,8 @@ class Copy:
             return None
         if stays_extractable(self.asked):
             existing = existing_record(group, self.entry)
+            if existing is None and is_dated(self.changes):
+                existing = dated_record_for(group, self.entry, self.changes)
             return CopiedRecord(_restated(existing, self.changes)) if existing is not None else None
         made = record_for(group, self.entry, self.changes)
         if made is None:
@@ -150,6 +152,15 @@ def record_for(group: GroupRuntime, entry: Entry, changes: Template) -> EscrowRe
     return on_first(group, lambda index, connection: _wrapped_now(group, index, connection, entry, changes))
 
 
+def dated_record_for(group: GroupRuntime, entry: Entry, changes: Template) -> EscrowRecord | None:
+    """`record_for` a key that may leave, whose dates only a record tells; None where none can be made. Raises Refusal,
+    NobodyLeft."""
+    try:
+        return record_for(group, entry, changes)
+    except Unreplicable:
+        return None
+
+
 def _wrapped_now(
     group: GroupRuntime, index: int, connection: Connection, entry: Entry, changes: Template
 ) -> EscrowRecord | None:
@@ -159,12 +170,11 @@ def _wrapped_now(
             return ck.CKR_OK, None
         object_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
         with housekeeping(connection, deadline) as session:
-            shown = read_attributes(
-                connection, session, real, (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE), deadline, sure=True
-            )
+            told = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE)
+            known = read_attributes(connection, session, real, told, deadline, sure=True)
             length = key_length(group, connection, session, real, entry, deadline)
             if length is not None:
-                shown[ck.CKA_VALUE_LEN] = ulong(length)
+                known[ck.CKA_VALUE_LEN] = ulong(length)
             present = present_attributes(
                 connection, session, real, settable_in_unwrap(object_class, key_type), deadline
             )
@@ -172,8 +182,8 @@ def _wrapped_now(
         # On a session of its own, because the proof leaves session objects.
         session = connection.open_session(deadline)
         try:
-            proof = _proof(connection, session, real, shown, value_of(present, ck.CKA_ENCRYPT), entry, deadline)
-            wrapped = wrap(group, connection, session, real, shown, template, proof, deadline)
+            proof = _proof(connection, session, real, known, value_of(present, ck.CKA_ENCRYPT), entry, deadline)
+            wrapped = wrap(group, connection, session, real, known, template, proof, deadline)
             if not gives_back(group, connection, session, wrapped, proof, deadline):
                 raise Unreplicable("what wrapping it gives back is not proved to be the same key")
         finally:
@@ -190,7 +200,7 @@ def _proof(
     connection: Connection,
     session: int,
     real: int,
-    shown: dict[int, bytes],
+    told: dict[int, bytes],
     encrypts: bytes | None,
     entry: Entry,
     deadline: float,
@@ -201,8 +211,8 @@ def _proof(
         check_value = b""
         if flag(encrypts) or not encrypts_for_check_value(key_type):
             check_value = computed_check_value(connection, session, real, key_type, deadline)
-        proof = check_value_proof(check_value or shown.get(ck.CKA_CHECK_VALUE))
-        shown[ck.CKA_CHECK_VALUE] = proof.check_value
+        proof = check_value_proof(check_value or told.get(ck.CKA_CHECK_VALUE))
+        told[ck.CKA_CHECK_VALUE] = proof.check_value
         return proof
     known = dict(entry.identity.attributes)
     if entry.identity.twin:
@@ -218,35 +228,8 @@ def _proof(
 def present_attributes(
     connection: Connection, session: int, real: int, wanted: tuple[int, ...], deadline: float
 ) -> Template:
-    """What the object has of these attributes. Raises MemberLost, SearchFailed."""
-    plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in _DATES)
-    # Without its protections a copy would be weaker: that they were not shown says nothing of them.
-    found = read_attributes(connection, session, real, plain, deadline, sure=True)
-    for date in (each for each in _DATES if each in wanted):
-        # One by one: a module that cannot read its own dates fails the whole call.
-        found.update(read_attributes(connection, session, real, (date,), deadline))
-    values = [Attribute(kind, value) for kind, value in found.items() if value or kind in (ck.CKA_ID, ck.CKA_LABEL)]
-    for array in wanted:
-        if is_attribute_array(array):
-            inner = _array(connection, session, real, array, deadline)
-            if inner:
-                values.append(Attribute(array, inner))
-    return tuple(values)
-
-
-def _array(connection: Connection, session: int, real: int, kind: int, deadline: float) -> Template:
-    """An attribute array of plain attributes, empty where the object has none."""
-    name, size = "C_GetAttributeValue", 24
-    rv, results = connection.call(name, deadline, session, real, (Query(kind, None),))
-    if rv != ck.CKR_OK or not results[2][0].length:
-        return ()
-    length = results[2][0].length
-    blank = tuple(Query(0, None) for _ in range(length // size))
-    rv, results = connection.call(name, deadline, session, real, (Query(kind, length, blank),))
-    if rv != ck.CKR_OK or not isinstance(results[2][0].value, tuple):
-        return ()
-    full = tuple(Query(each.type, each.length or 0) for each in results[2][0].value)
-    rv, results = connection.call(name, deadline, session, real, (Query(kind, length, full),))
-    if rv != ck.CKR_OK or not isinstance(results[2][0].value, tuple):
-        return ()
-    return tuple(Attribute(each.type, bytes(each.value or b"")) for each in results[2][0].value)
+    """What the object has of these attributes. Without its protections a copy would be weaker: that they were not shown
+    says nothing of them. Raises MemberLost, SearchFailed, Unread."""
+    found = shown(connection, session, real, wanted, deadline)
+    named = (ck.CKA_ID, ck.CKA_LABEL)
+    return tuple(attribute_of(kind, value) for kind, value in found.items() if value or kind in named)

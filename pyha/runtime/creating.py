@@ -11,10 +11,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import PROTECTIONS
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Template
+from pyha.ha.arrays import ARRAYS, is_dated, lost
 from pyha.ha.domain import impersonates
 from pyha.ha.identity import number
 from pyha.ha.replication import (
@@ -28,6 +30,7 @@ from pyha.ha.replication import (
     way_of,
 )
 from pyha.ha.settings import Unreplicable as WhenUnreplicable
+from pyha.ha.telling import type_names
 from pyha.runtime import log
 from pyha.runtime.binding import handles_of
 from pyha.runtime.calls import Objects
@@ -35,7 +38,7 @@ from pyha.runtime.copying import Copy, source_attributes
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
-from pyha.runtime.housekeeping import housekeeping, read_attributes
+from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.keeping import make_session_objects
 from pyha.runtime.kept import KeptKey
 from pyha.runtime.making import MakeCall, identity_on, make_with
@@ -53,6 +56,7 @@ from pyha.runtime.outcomes import (
 )
 from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, expect_tokens, on_each, step
 
 UNREPLICABLE_RV = ck.CKR_KEY_NOT_WRAPPABLE
@@ -125,7 +129,13 @@ def _by_its_way(
             return _repeat(group, function, values, parts[0], copied)
         except _Elsewhere:
             pass
-    return publish_originals(group, session, function, values, parts)
+    try:
+        return publish_originals(group, session, function, values, parts)
+    except Unreplicable:
+        if function.random or not is_dated(parts[0].asked) or not stays_extractable(parts[0].asked):
+            raise
+        # No record can be made of it, to tell its dates to members to come.
+        return _repeat(group, function, values, parts[0], copied)
 
 
 def _starts_in_session(group: GroupRuntime, function: Function, values: list[Any]) -> bool:
@@ -240,19 +250,24 @@ def _repeat(
         placed.add(first.index, first.connection, results[part.result], made_with(part.asked))
         first.connection.discard(first.real_session, group.deadline())
         # Where the result of one call can be told from another's, all members must have come to the same.
-        expected = [b""]
+        expected: dict[int, bytes] = {}
 
         def work(index: int, connection: Connection) -> int:
             if connection is first.connection:
                 real = int(results[part.result])
             else:
                 real = _again(group, index, connection, function, values, part, placed)
+            found = _shown(group, index, connection, real)
+            if not expected:
+                expected.update(found)
+            what = f"member {group.name(index)} made another key from the same call"
             if part.object_class in KEY_CLASSES:
-                check_value = _check_value(group, index, connection, real)
-                expected[0] = expected[0] or check_value
-                if check_value not in (b"", expected[0]):
-                    what = f"member {group.name(index)} made another key from the same call"
+                check_value = found.get(ck.CKA_CHECK_VALUE)
+                if check_value and expected.setdefault(ck.CKA_CHECK_VALUE, check_value) != check_value:
                     raise Refusal(ck.CKR_DEVICE_ERROR, what)
+            lacking = lost(expected, found)
+            if lacking:
+                raise Refusal(ck.CKR_DEVICE_ERROR, f"{what}: without {type_names(lacking)}")
             return real
 
         made = on_each(group, work)
@@ -300,13 +315,16 @@ def _again(
     return real
 
 
-def _check_value(group: GroupRuntime, index: int, connection: Connection, real: int) -> bytes:
-    def attempt(deadline: float) -> tuple[int, bytes]:
-        with housekeeping(connection, deadline, reads=True) as session:
-            shown = read_attributes(connection, session, real, (ck.CKA_CHECK_VALUE,), deadline)
-            return ck.CKR_OK, shown.get(ck.CKA_CHECK_VALUE, b"")
+_COMPARED = (ck.CKA_CHECK_VALUE, ck.CKA_ALLOWED_MECHANISMS, *ARRAYS, *PROTECTIONS)
 
-    return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or b""
+
+def _shown(group: GroupRuntime, index: int, connection: Connection, real: int) -> dict[int, bytes]:
+    def attempt(deadline: float) -> tuple[int, dict[int, bytes]]:
+        with housekeeping(connection, deadline, reads=True) as session:
+            found = shown(connection, session, real, _COMPARED, deadline)
+        return ck.CKR_OK, {kind: value for kind, value in found.items() if value or kind != ck.CKA_CHECK_VALUE}
+
+    return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or {}
 
 
 def _unreplicable(

@@ -12,7 +12,7 @@ from pyha.abi.info import unpack_session_info
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
-from pyha.cryptoki.values import Attribute, Query, Template
+from pyha.cryptoki.values import Attribute, Found, Query, Template
 from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.identity import number
 from pyha.runtime.member import Connection, MemberLost
@@ -30,7 +30,7 @@ _HAS = {
 }
 """CKO_ -> attributes of any length that such an object has, be they empty (sections 4.5 to 4.10)."""
 
-_SHOWN = (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID)
+SHOWN = (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID)
 """Answers of C_GetAttributeValue that came with values."""
 
 
@@ -169,33 +169,39 @@ def read_attributes(
     """The attributes that the object has and shows, of those wanted; values of any length, none where the object cannot
     be read. `sure`: none only where it is not there. Raises MemberLost, SearchFailed where it is the session or the
     login that is missing, Unread (`sure` only)."""
-    query = _queries(tuple(wanted))
+    query = room_for(wanted)
     logins = connection.logins
-    rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
-    if rv == ck.CKR_BUFFER_TOO_SMALL:
-        sizes = tuple(Query(each.type, None) for each in query)
-        rv, results = connection.call("C_GetAttributeValue", deadline, session, real, sizes)
-        if rv in _SHOWN:
-            query = tuple(Query(found.type, max(found.length or 0, 1)) for found in results[2])
-            rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
-    if rv not in _SHOWN:
-        judgement = verdict(Route.READ, rv)
-        if judgement is Verdict.MEMBER_LOST:
-            raise MemberLost(f"C_GetAttributeValue answered {rv_name(rv)}")
-        if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST):
-            raise SearchFailed(rv)
-        # A private object whose login was lost is not there either, even where another thread has healed that.
-        expect_login(connection, session, deadline)
-        if connection.logins != logins:
-            raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+    rv, found = ask(connection, session, real, query, deadline)
+    if rv not in SHOWN:
+        judgement = why_unread(connection, session, rv, logins, deadline)
         if sure and judgement is not Verdict.HANDLE_STALE:
             raise Unread(rv)
         return {}
-    shown = {
-        found.type: bytes(found.value or b"")
-        for found in results[2]
-        if found.length is not None and not isinstance(found.value, tuple)
-    }
+    return with_the_long(
+        {
+            each.type: bytes(each.value or b"")
+            for each in found
+            if each.length is not None and not isinstance(each.value, tuple)
+        },
+        rv,
+        connection,
+        session,
+        real,
+        query,
+        deadline,
+    )
+
+
+def with_the_long(
+    shown: dict[int, bytes],
+    rv: int,
+    connection: Connection,
+    session: int,
+    real: int,
+    query: tuple[Query, ...],
+    deadline: float,
+) -> dict[int, bytes]:
+    """What an object has shown to this query, with the CK_RV, and what else it has. Raises MemberLost, SearchFailed."""
     if rv != ck.CKR_OK:
         # Where one attribute is not there and another one is too long for its room, a module may say the former alone.
         asked = {each.type for each in query}
@@ -215,6 +221,44 @@ def _long(connection: Connection, session: int, real: int, kind: int, deadline: 
 @lru_cache(64)
 def _queries(wanted: tuple[int, ...]) -> tuple[Query, ...]:
     return tuple(Query(attribute, _ROOM) for attribute in wanted)
+
+
+def room_for(wanted: Iterable[int]) -> tuple[Query, ...]:
+    """Queries with room for a value of usual length."""
+    return _queries(tuple(wanted))
+
+
+def ask(
+    connection: Connection, session: int, real: int, query: tuple[Query, ...], deadline: float
+) -> tuple[int, tuple[Found, ...]]:
+    """C_GetAttributeValue, asked again with more room where a value is longer: (CK_RV, the answers). Raises
+    MemberLost."""
+    rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    if rv == ck.CKR_BUFFER_TOO_SMALL:
+        sizes = tuple(Query(each.type, None) for each in query)
+        rv, results = connection.call("C_GetAttributeValue", deadline, session, real, sizes)
+        if rv in SHOWN:
+            query = tuple(
+                each if each.capacity is None else Query(each.type, max(found.length or 0, 1), each.nested)
+                for each, found in zip(query, results[2], strict=True)
+            )
+            rv, results = connection.call("C_GetAttributeValue", deadline, session, real, query)
+    return rv, results[2] if rv in SHOWN else ()
+
+
+def why_unread(connection: Connection, session: int, rv: int, logins: int, deadline: float) -> Verdict:
+    """What it means for the object that a member showed nothing of it. `logins`: the connection's count of them before
+    the call. Raises MemberLost, SearchFailed where it is the session or the login that is missing."""
+    judgement = verdict(Route.READ, rv)
+    if judgement is Verdict.MEMBER_LOST:
+        raise MemberLost(f"C_GetAttributeValue answered {rv_name(rv)}")
+    if judgement in (Verdict.SESSION_LOST, Verdict.LOGIN_LOST):
+        raise SearchFailed(rv)
+    # A private object whose login was lost is not there either, even where another thread has healed that.
+    expect_login(connection, session, deadline)
+    if connection.logins != logins:
+        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+    return judgement
 
 
 def destroy(connection: Connection, session: int, real: int, deadline: float) -> int:

@@ -25,6 +25,7 @@ from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, Unread, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
+from pyha.runtime.showing import shown as shown_now
 
 _NO_OBJECTS = (ck.CKO_HW_FEATURE, ck.CKO_MECHANISM)
 _VALUED_KEYS = (ck.CKK_DSA, ck.CKK_DH, ck.CKK_X9_42_DH)
@@ -166,8 +167,7 @@ class _Read:
 
     def _read(self, real: int) -> None:
         connection, session, deadline = self._connection, self._session, self._group.deadline()
-        wanted = self._wanted.get(real, _ALL)
-        attributes = read_attributes(connection, session, real, wanted, deadline, sure=True)
+        attributes = shown_now(connection, session, real, self._wanted.get(real, _ALL), deadline)
         shown = Shown(attributes)
         if is_record(attributes):
             record = _record(self._group, connection, session, real, attributes, deadline)

@@ -41,6 +41,7 @@ from pyha.runtime.outcomes import Refusal, Unreplicable
 from pyha.runtime.proving import CheckValue, Proof, computed_check_value, public_proof
 from pyha.runtime.publishing import AES_WRAP_OVERHEAD, Wrapped, require_wrapping, unwrap, wrap
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.showing import weaknesses
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -346,7 +347,8 @@ class _Making:
         if kept is not None:
             rv, copy = unwrap(self._group, connection, holder, kept.wrapped, kept.wrapped.template, deadline)
             if rv == ck.CKR_OK:
-                if destroy(connection, holder, real, deadline) == ck.CKR_OK:
+                lacking = weaknesses(connection, holder, copy, kept.protections, deadline)
+                if not lacking and destroy(connection, holder, real, deadline) == ck.CKR_OK:
                     return copy
                 destroy(connection, holder, copy, deadline)
         raise _Otherwise(as_asked=True)

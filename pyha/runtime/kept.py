@@ -12,6 +12,7 @@ from typing import Protocol
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.values import Attribute, Out, Template
+from pyha.ha.arrays import values_of
 from pyha.ha.carrying import changed_key, changed_object
 from pyha.ha.domain import wrapping_mechanism
 from pyha.ha.replication import value_of
@@ -35,7 +36,7 @@ class Kept(Protocol):
 
     @property
     def protections(self) -> Mapping[int, bytes]:
-        """The plain attributes that the object was given."""
+        """The attributes that the object was given, arrays packed."""
 
     def make(self, group: GroupRuntime, connection: Connection, holder: int, deadline: float) -> tuple[int, int]:
         """Make it on a member's real session: (CK_RV, real handle). Raises MemberLost, SessionRefused, SearchFailed,
@@ -53,10 +54,6 @@ class Kept(Protocol):
         """The object is gone: so is its content here."""
 
 
-def _plain(template: Template) -> dict[int, bytes]:
-    return {each.type: bytes(each.value) for each in template if isinstance(each.value, bytes | bytearray)}
-
-
 @dataclass(frozen=True, slots=True)
 class KeptObject:
     """An object that is no key, by its C_CreateObject template with values of our own (bytearray)."""
@@ -69,7 +66,7 @@ class KeptObject:
 
     @property
     def protections(self) -> Mapping[int, bytes]:
-        return _plain(tuple(each for each in self.template if each.type != ck.CKA_VALUE))
+        return values_of(tuple(each for each in self.template if each.type != ck.CKA_VALUE))
 
     def make(self, group: GroupRuntime, connection: Connection, holder: int, deadline: float) -> tuple[int, int]:
         return create(connection, holder, self.template, deadline)
@@ -111,7 +108,7 @@ class KeptKey:
 
     @property
     def protections(self) -> Mapping[int, bytes]:
-        return _plain(self.wrapped.template)
+        return values_of(self.wrapped.template)
 
     def make(self, group: GroupRuntime, connection: Connection, holder: int, deadline: float) -> tuple[int, int]:
         named = (each for each in self.wrapped.template if each.type != ck.CKA_TOKEN)

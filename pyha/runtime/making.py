@@ -7,22 +7,25 @@ closing it destroys them whatever happened.
 Source: SEMANTICS.md sections 2 (holder sessions) and 3 (creation).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
 from pyha.cryptoki.plain import replace
 from pyha.ha.identity import Identity
+from pyha.ha.telling import type_names
 from pyha.runtime.binding import read_identity
 from pyha.runtime.calls import Objects, choose
 from pyha.runtime.carrying import forget_holder
 from pyha.runtime.failover import NotThere
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import housekeeping
+from pyha.runtime.housekeeping import at_hand, housekeeping
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.showing import weaknesses
 from pyha.runtime.steps import step
 
 
@@ -104,6 +107,19 @@ def identity_on(group: GroupRuntime, index: int, connection: Connection, real: i
             return ck.CKR_OK, read_identity(connection, session, real, deadline)
 
     return step(group, index, connection, "C_GetAttributeValue", attempt)[1]
+
+
+def lacking_on(
+    group: GroupRuntime, index: int, connection: Connection, real: int, promised: Mapping[int, bytes]
+) -> str:
+    """The names of the protections of those `promised` that an object that was just made on this member lacks. Raises
+    MemberLost, Refusal."""
+
+    def attempt(deadline: float) -> tuple[int, tuple[int, ...]]:
+        with at_hand(connection, deadline) as session:
+            return ck.CKR_OK, weaknesses(connection, session, real, promised, deadline)
+
+    return type_names(step(group, index, connection, "C_GetAttributeValue", attempt)[1] or ())
 
 
 def identify_again(group: GroupRuntime, entry: Entry, index: int) -> None:

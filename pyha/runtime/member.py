@@ -89,6 +89,7 @@ class Connection:
         self.known: dict[int, int] = {}  # and back
         self.domain: dict[DomainKey, DomainHandles] = {}
         self.proved: set[tuple[int, DomainHandles]] = set()  # seen to be the group's own, in the login of that count
+        self.wraps: bool | None = None  # not asked yet
         self.logged_in: int | None = None
         self.refused: Any = None  # the application's PIN that the token has refused while this connection was logged in
         self.nonsense = 0  # counts answers that cannot be: lengths and counts larger than what was asked for

@@ -6,6 +6,7 @@ that session destroys them. If that member is lost before anything was published
 Source: SEMANTICS.md section 5.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pyha.cryptoki import constants as ck
@@ -14,6 +15,7 @@ from pyha.cryptoki.keys import KEY_TYPES
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass, field, replace
 from pyha.cryptoki.values import Attribute, Query, Template
+from pyha.ha.arrays import lost, values_of
 from pyha.ha.carrying import object_template
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (
@@ -27,12 +29,13 @@ from pyha.ha.replication import (
     restated_template,
     wants_token,
 )
+from pyha.ha.telling import type_names
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
 from pyha.runtime.kept import Kept, KeptKey, KeptObject
-from pyha.runtime.making import MakeCall, identity_on
+from pyha.runtime.making import MakeCall, identity_on, lacking_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Disturbed, Refusal, Unreplicable, is_without_reason, refused
@@ -171,6 +174,9 @@ def _prepare(
             continue
         template = published_template(part.asked, shown)
         require_wrapping(shown)
+        untold = set(lost(values_of(part.asked), values_of(template))) - {ck.CKA_TRUSTED}
+        if untold:
+            raise Unreplicable(f"no copy could be given {type_names(untold)}")
         prepared.proof = _proof(call, values, parts, real, shown, {**shown, **public}, deadline)
         if isinstance(prepared.proof, CheckValue):
             shown[ck.CKA_CHECK_VALUE] = prepared.proof.check_value
@@ -221,7 +227,7 @@ def _proof(
 
     if number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY:
         check_value = b""
-        if not call.function.random:
+        if not call.function.random or not shown.get(ck.CKA_CHECK_VALUE):
             # Modules leave it empty after C_UnwrapKey, and show that of another key after C_DeriveKey.
             key = able(ck.CKA_ENCRYPT) if encrypts_for_check_value(key_type) else real
             check_value = computed_check_value(connection, session, key, key_type, deadline)
@@ -288,20 +294,34 @@ def _publish_all(
 
 def create_everywhere(group: GroupRuntime, template: Template, placed: Placed) -> list[tuple[Connection, int]]:
     """An object that is no secret on every member that is in. Raises Refusal, NobodyLeft."""
+    promised = values_of(template)
+    return on_each(group, lambda index, connection: create_on(group, index, connection, template, promised, placed))
+
+
+def create_on(
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    template: Template,
+    promised: Mapping[int, bytes],
+    placed: Placed,
+) -> int:
+    """An object that is no secret on one member, which need not be in yet, with all the protections `promised`: its
+    real handle. Raises Refusal, MemberLost."""
     find = made_with(template)
 
-    def work(index: int, connection: Connection) -> int:
-        def attempt(deadline: float) -> tuple[int, int]:
-            with housekeeping(connection, deadline) as session:
-                return create(connection, session, template, deadline)
+    def attempt(deadline: float) -> tuple[int, int]:
+        with housekeeping(connection, deadline) as session:
+            return create(connection, session, template, deadline)
 
-        rv, real = step(group, index, connection, "C_CreateObject", attempt)
-        if rv != ck.CKR_OK or real is None:
-            raise refused(rv, f"member {group.name(index)} refused the object")
-        placed.add(index, connection, real, find)
-        return real
-
-    return on_each(group, work)
+    rv, real = step(group, index, connection, "C_CreateObject", attempt)
+    if rv != ck.CKR_OK or real is None:
+        raise refused(rv, f"member {group.name(index)} refused the object")
+    placed.add(index, connection, real, find)
+    lacking = lacking_on(group, index, connection, real, promised)
+    if lacking:
+        raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} makes it without {lacking}")
+    return real
 
 
 def identity_of_made(group: GroupRuntime, made: list[tuple[Connection, int]]) -> Identity:
@@ -348,12 +368,17 @@ def _for_session(
 
     try:
         rv, real = step(group, index, connection, call.function.name, attempt)
+        if rv != ck.CKR_OK or real is None:
+            raise refused(rv, f"member {group.name(index)} refused the session object")
+        placed.add(index, connection, real, went_with_its_login)
+        if part.object_class in KEY_CLASSES:
+            assert prepared.wrapped is not None
+            lacking = lacking_on(group, index, connection, real, values_of(prepared.wrapped.template))
+            if lacking:
+                raise Unreplicable(f"the copy on member {group.name(index)} lacks {lacking}")
     except MemberLost as loss:
         group.lost(index, connection.generation, str(loss))
         raise Disturbed(ck.CKR_DEVICE_ERROR, "the member that holds the session object was lost") from None
-    if rv != ck.CKR_OK or real is None:
-        raise refused(rv, f"member {group.name(index)} refused the session object")
-    placed.add(index, connection, real, went_with_its_login)
     home = (index, connection.generation)
     if part.object_class in KEY_CLASSES:
         assert prepared.key is not None

@@ -12,10 +12,12 @@ from pyha.cryptoki.keys import wrapping_for
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Out, Template
+from pyha.ha.arrays import is_dated, values_of
 from pyha.ha.domain import DomainKey, rsa_of, wrapping_mechanism
 from pyha.ha.identity import Identity, number
 from pyha.ha.records import EscrowRecord, fingerprint_of
 from pyha.ha.replication import domain_for, value_of
+from pyha.ha.telling import type_names
 from pyha.runtime import escrow
 from pyha.runtime.admission import domain_handles
 from pyha.runtime.group import GroupRuntime
@@ -24,6 +26,7 @@ from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.outcomes import Unreplicable, is_without_reason, refused
 from pyha.runtime.proving import CheckValue, Proof, well
 from pyha.runtime.refinding import made_with, record_like
+from pyha.runtime.showing import weaknesses
 from pyha.runtime.steps import Placed, on_each, step
 
 _BLOB_ROOM = 16384
@@ -48,9 +51,9 @@ class Wrapped:
 
     @property
     def recorded(self) -> bool:
-        """Whether it has an escrow record: it must not leave, or its length would be known to nobody."""
+        """Whether it has an escrow record: it must not leave, or its length or dates would be known to nobody."""
         stays = value_of(self.template, ck.CKA_EXTRACTABLE) != b"\1"
-        return stays or self.mechanism == ck.CKM_RSA_PKCS_OAEP
+        return stays or self.mechanism == ck.CKM_RSA_PKCS_OAEP or is_dated(self.template)
 
 
 def require_wrapping(shown: Mapping[int, bytes]) -> None:
@@ -138,23 +141,28 @@ def publish(
     if wrapped.recorded:
         record = record_of(group, wrapped, identity)
         write_records(group, record, identity, placed)
-    return on_each(
-        group, lambda index, connection: _place(group, index, connection, wrapped, proof if direct else None, placed)
-    )
+    held, promised = proof if direct else None, values_of(wrapped.template)
+    return on_each(group, lambda index, connection: _place(group, index, connection, wrapped, held, placed, promised))
 
 
 def publish_on(
-    group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof, placed: Placed
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    wrapped: Wrapped,
+    proof: Proof,
+    placed: Placed,
+    promised: Mapping[int, bytes],
 ) -> int:
-    """Put the key on one member, which need not be in yet: its real handle. Raises as `publish` does, and
-    MemberLost."""
+    """Put the key on one member, which need not be in yet, with all the protections `promised`: its real handle. Raises
+    as `publish` does, and MemberLost."""
     direct = _proves_itself(wrapped.template, proof)
     for_ever = value_of(wrapped.template, ck.CKA_DESTROYABLE) == b"\0"
     # Whoever is killed before the object itself is proved leaves one of which nothing could be told: but for a secret
     # key, which then tells no check value, it is tried first.
     if not direct or for_ever or not isinstance(proof, CheckValue):
         _try(group, index, connection, wrapped, proof, for_ever)
-    return _place(group, index, connection, wrapped, proof if direct else None, placed)
+    return _place(group, index, connection, wrapped, proof if direct else None, placed, promised)
 
 
 def session_copy(
@@ -268,9 +276,16 @@ def _try(group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapp
 
 
 def _place(
-    group: GroupRuntime, index: int, connection: Connection, wrapped: Wrapped, proof: Proof | None, placed: Placed
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    wrapped: Wrapped,
+    proof: Proof | None,
+    placed: Placed,
+    promised: Mapping[int, bytes],
 ) -> int:
-    """The token object on one member, proved where there is a proof that it can be put to: its real handle."""
+    """The token object on one member, proved where there is a proof that it can be put to, and no weaker than it was
+    promised to be: its real handle."""
 
     find = made_with(wrapped.template, proof)
     tried = False
@@ -289,6 +304,7 @@ def _place(
             tried = True
             if proof is not None:
                 _expect_proved(group, index, connection, session, real, proof, deadline)
+            expect_protected(group, index, connection, session, real, promised, deadline)
             return rv, real
         finally:
             connection.discard(session, deadline)
@@ -297,6 +313,21 @@ def _place(
     _expect(group, index, rv)
     assert real is not None
     return real
+
+
+def expect_protected(
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    session: int,
+    real: int,
+    promised: Mapping[int, bytes],
+    deadline: float,
+) -> None:
+    """That a copy (real handle) has all these protections. Raises Unreplicable, MemberLost, SearchFailed."""
+    lacking = weaknesses(connection, session, real, promised, deadline)
+    if lacking:
+        raise Unreplicable(f"the copy on member {group.name(index)} lacks {type_names(lacking)}")
 
 
 def _expect(group: GroupRuntime, index: int, rv: int) -> None:
