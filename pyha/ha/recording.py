@@ -98,3 +98,10 @@ def number_from(value: object) -> int:
     if type(value) is not int or not 0 <= value < 1 << 64:
         raise ValueError("not a CK_ULONG")
     return value
+
+
+def text_from(value: object) -> str:
+    """A text. Raises ValueError."""
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value

@@ -16,16 +16,28 @@ from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import DomainKey
 from pyha.ha.identity import Identity
-from pyha.ha.recording import data_object, fields_of, name_digest, number_from, plain_template, sealed, template_from
+from pyha.ha.recording import (
+    data_object,
+    fields_of,
+    name_digest,
+    number_from,
+    plain_template,
+    sealed,
+    template_from,
+    text_from,
+)
 
 VERSION = 1
+
+WRAPPING = "wrapping"
+"""The strategy of cloning (`pyha.ha.cloning`) of a record that names none."""
 
 
 @dataclass(frozen=True, slots=True)
 class EscrowRecord:
     """`domain`: the key that `blob` is wrapped under, by `mechanism` (CKM_). `template`: for C_UnwrapKey, in order.
     `fingerprint`: tells apart keys that share class, type, id and label. `value_length`: bytes of a secret key, else
-    None."""
+    None. `strategy`: that made the blob, and can make a key of it."""
 
     group_id: bytes
     domain: DomainKey
@@ -35,6 +47,7 @@ class EscrowRecord:
     fingerprint: bytes
     check_value: bytes = b""
     value_length: int | None = None
+    strategy: str = WRAPPING
 
 
 def record_label(identity: Identity) -> bytes:
@@ -62,6 +75,7 @@ def encode(record: EscrowRecord) -> bytes:
             "fingerprint": record.fingerprint.hex(),
             "check": record.check_value.hex(),
             "length": record.value_length,
+            **({"strategy": record.strategy} if record.strategy != WRAPPING else {}),
         }
     )
 
@@ -78,6 +92,7 @@ def decode(data: bytes) -> EscrowRecord:
             bytes.fromhex(fields["fingerprint"]),
             bytes.fromhex(fields["check"]),
             None if fields["length"] is None else number_from(fields["length"]),
+            text_from(fields.get("strategy", WRAPPING)),
         )
 
 

@@ -11,8 +11,8 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 from collections.abc import Iterable, Sequence
 
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.keys import wrapping_for
 from pyha.cryptoki.values import Attribute, Template
+from pyha.ha.cloning import NOT_RECORDED, SHIPPED, Reach, choose, unclonable
 from pyha.ha.identity import Identity, flag
 from pyha.ha.inventory import Side, is_exact
 from pyha.ha.keeping import Kept, Records, tombstone_steps
@@ -37,14 +37,16 @@ PASSES = 3
 """How often a plan is made and carried out, at most: among objects that look alike one step may have to be done before
 it can be told what the next one is."""
 
-NOT_RECORDED = "it must not leave its token, and has no escrow record"
 _UNREAD = "objects there cannot be read, and it may be one of them"
 _ALIKE = "objects of this name cannot be told apart, and members hold more or fewer of them"
 
 
-def plan(sides: Sequence[Side], configured: frozenset[str], only: int | None = None) -> Plan:
+def plan(
+    sides: Sequence[Side], configured: frozenset[str], only: int | None = None, strategies: Sequence[Reach] = SHIPPED
+) -> Plan:
     """The plan for these members, those that serve first, in the order of the group. `configured`: every member of the
-    group, as tombstones call them. `only`: steps on (and tombstones of) this one alone."""
+    group, as tombstones call them. `only`: steps on (and tombstones of) this one alone. `strategies`: the group's, of
+    cloning."""
     graves = graves_of(sides, configured)
     applied = Applied(sides, graves)
     conflicts = list(applied.conflicts)
@@ -68,7 +70,7 @@ def plan(sides: Sequence[Side], configured: frozenset[str], only: int | None = N
         for member in range(len(sides)):
             if member not in each.slot.items:
                 alone = all(other in each.slot.items for other in range(len(sides)) if other != member)
-                _copy(member, each, alone, copies, conflicts)
+                _copy(member, each, alone, strategies, copies, conflicts)
     unread = frozenset(member for member, side in enumerate(sides) if side.inventory.unread)
     conflicts += [_hidden(copy) for copy in copies if copy.member in unread]
     copies = [copy for copy in copies if copy.member not in unread]
@@ -162,41 +164,50 @@ def unmendable_value(item: Item, fetched: tuple[int, ...], origin: tuple[int, in
     return (bool(fetched) and origin is None) or unmendable(item)
 
 
-def _copy(member: int, kept: Kept, alone: bool, copies: list[Copy], conflicts: list[Conflict]) -> None:
+def _copy(
+    member: int,
+    kept: Kept,
+    alone: bool,
+    strategies: Sequence[Reach],
+    copies: list[Copy],
+    conflicts: list[Conflict],
+) -> None:
     """Bring one object to a member that has none. `alone`: all others have it. Where another one lacks it as well, and
     serves, nothing is gained by keeping this one out."""
     slot, identity = kept.slot, kept.slot.identity
     source = next((slot.items[each] for each in sorted(slot.items) if not slot.items[each].stuck), None)
     if source is None:
         return
-    obstacle = _obstacle(kept)
+    obstacle = _obstacle(kept, strategies)
     if obstacle is not None:
         is_key = identity.object_class in KEY_CLASSES
         conflicts.append(Conflict(member, identity, obstacle, bars=alone, pinnable=is_key))
         return
-    record = kept.record if not _can_be_wrapped(kept) or kept.tells_dates else None
+    record = kept.record if _stays(kept, strategies) or kept.tells_dates else None
     copies.append(Copy(member, source.member, source.held.real, identity, kept.settings, record))
 
 
-def _can_be_wrapped(kept: Kept) -> bool:
-    shown = dict(kept.slot.first.held.settings)
-    return flag(shown.get(ck.CKA_EXTRACTABLE)) and not flag(shown.get(ck.CKA_WRAP_WITH_TRUSTED)) and not kept.stays
+def _stays(kept: Kept, strategies: Sequence[Reach]) -> str | None:
+    """Why a key cannot be carried off the member that it is copied from, so that it takes its record; None where it
+    can, and where it is no key."""
+    identity = kept.slot.identity
+    strategy = choose(strategies, identity.object_class or 0, identity.key_type or 0)
+    if identity.object_class not in KEY_CLASSES or strategy is None:
+        return None
+    # Of what it is there, and of what it is to be: it may have been closed meanwhile.
+    settled = strategy.obstacle(dict(kept.settings))
+    return strategy.obstacle(dict(kept.slot.first.held.settings)) if settled is None else settled
 
 
-def _obstacle(kept: Kept) -> str | None:
+def _obstacle(kept: Kept, strategies: Sequence[Reach]) -> str | None:
     """Why an object cannot be brought to another member, as far as can be told beforehand."""
     identity = kept.slot.identity
     object_class, key_type = identity.object_class or 0, identity.key_type
     if object_class not in KEY_CLASSES:
         known = attributes_to_create(object_class, key_type)
         return None if known else "objects of its class cannot be created elsewhere"
-    if object_class == ck.CKO_PRIVATE_KEY and wrapping_for(object_class, key_type or 0) is None:
-        return "no wrapping gives back such a key"
-    if kept.record is None and not _can_be_wrapped(kept):
-        if flag(dict(kept.settings).get(ck.CKA_WRAP_WITH_TRUSTED)) and not kept.stays:
-            return "it may be wrapped by trusted keys only, and the domain keys are none"
-        return NOT_RECORDED
-    return None
+    reason = unclonable(strategies, object_class, key_type or 0)
+    return reason or (_stays(kept, strategies) if kept.record is None else None)
 
 
 def _unclear(items: Sequence[Item], members: int) -> list[Conflict]:

@@ -14,6 +14,7 @@ from pyha.cryptoki.attributes import is_attribute_array, is_secret
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import ulong
 from pyha.ha.replication import restated_template, value_of
+from pyha.runtime.bench import Bench
 from pyha.runtime.failover import Policy, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, destroy, housekeeping, read_attributes
@@ -22,7 +23,7 @@ from pyha.runtime.making import identify_again, make_with
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal, Unreplicable
-from pyha.runtime.publishing import wrap
+from pyha.runtime.strategy import carry
 
 
 class Change(Policy, Protocol):
@@ -89,7 +90,7 @@ def _kept_after(group: GroupRuntime, entry: Entry, template: Template) -> Kept |
     after = None if kept is None else kept.changed(template)
     if after is not None or not isinstance(kept, KeptKey) or not group.objects.settle_home(entry):
         return after
-    before = kept.wrapped
+    before = kept.carried
     if value_of(before.template, ck.CKA_EXTRACTABLE) != b"\1":
         return None
     assert entry.home is not None
@@ -103,10 +104,10 @@ def _kept_after(group: GroupRuntime, entry: Entry, template: Template) -> Kept |
     deadline = group.deadline()
     try:
         with housekeeping(connection, deadline) as session:
-            wrapped = wrap(group, connection, session, real, shown, wanted, None, deadline)
+            carried = carry(Bench(group, connection, session, deadline), real, shown, wanted, None)
     except (Unreplicable, Refusal, SearchFailed, SessionRefused, MemberLost):
         return None  # a lost member is met by the change itself
-    return KeptKey(wrapped, kept.proof).changed(template)
+    return KeptKey(carried, kept.proof).changed(template)
 
 
 def _set_on_the_others(group: GroupRuntime, call: Change, entry: Entry, template: Template) -> None:

@@ -13,6 +13,7 @@ from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.arrays import ARRAYS, DATES, attribute_of, values_of
+from pyha.ha.cloning import Carried, from_record
 from pyha.ha.identity import Identity, flag, identity_of, ulong
 from pyha.ha.records import EscrowRecord
 from pyha.ha.replication import (
@@ -25,6 +26,7 @@ from pyha.ha.replication import (
 )
 from pyha.ha.settling import template_of
 from pyha.ha.steps import Copy
+from pyha.runtime.bench import Bench
 from pyha.runtime.copying import present_attributes
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import at_hand, read_attributes, search
@@ -41,9 +43,10 @@ from pyha.runtime.proving import (
     encrypts_for_check_value,
     public_proof,
 )
-from pyha.runtime.publishing import Wrapped, publish_on, session_copy, wrap
+from pyha.runtime.publishing import publish_on
 from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, step
+from pyha.runtime.strategy import carry, make_provable, strategy_of
 
 Place = tuple[int, Connection]
 """A member: its index in the group, and its connection."""
@@ -70,9 +73,9 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
         return _create(group, source, real, target, copy)
     placed = Placed()
     try:
-        wrapped, proof = _wrapped(group, source, real, copy)
-        promised = {**values_of(wrapped.template), **dict(copy.settings)}
-        return publish_on(group, *target, wrapped, proof, placed, promised)
+        carried, proof = _wrapped(group, source, real, copy)
+        promised = {**values_of(carried.template), **dict(copy.settings)}
+        return publish_on(group, *target, carried, proof, placed, promised)
     except BaseException:
         placed.take_back(group)
         raise
@@ -117,17 +120,17 @@ def _settled(present: Mapping[int, bytes], wanted: tuple[int, ...], copy: Copy) 
     return tuple(attribute_of(kind, said[kind]) for kind in wanted if said.get(kind))
 
 
-def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple[Wrapped, Proof]:
+def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple[Carried, Proof]:
     """The key in wrapped form, and how its copy is proved. Raises Unreplicable, Refusal, SourceLost."""
     index, connection = source
 
-    def attempt(deadline: float) -> tuple[int, tuple[Wrapped, Proof]]:
+    def attempt(deadline: float) -> tuple[int, tuple[Carried, Proof]]:
         # On a session of its own, because proofs leave session objects.
         session = connection.open_session(deadline)
         try:
             if copy.record is not None:
-                wrapped = _from_record(group, copy, copy.record)
-                return ck.CKR_OK, (wrapped, _proof(group, connection, session, real, copy.identity, wrapped, deadline))
+                carried = _from_record(group, copy, copy.record)
+                return ck.CKR_OK, (carried, _proof(group, connection, session, real, copy.identity, carried, deadline))
             return ck.CKR_OK, _wrap(group, connection, session, real, copy, deadline)
         finally:
             connection.discard(session, deadline)
@@ -141,7 +144,7 @@ def _wrapped(group: GroupRuntime, source: Place, real: int, copy: Copy) -> tuple
     return made
 
 
-def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Wrapped:
+def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Carried:
     identity = copy.identity
     object_class, key_type = identity.object_class or 0, identity.key_type or 0
     said = {each.type for each in record.template}
@@ -152,7 +155,9 @@ def _from_record(group: GroupRuntime, copy: Copy, record: EscrowRecord) -> Wrapp
     known = {ck.CKA_CLASS: ulong(object_class), ck.CKA_KEY_TYPE: ulong(key_type)}
     if record.check_value:
         known[ck.CKA_CHECK_VALUE] = record.check_value
-    return Wrapped(record.domain, record.mechanism, record.blob, template, known, record.value_length)
+    carried = from_record(record, template, known)
+    strategy_of(group, carried)
+    return carried
 
 
 def _is_told(attribute: Attribute) -> bool:
@@ -169,7 +174,7 @@ def _without_empty(template: Template) -> Template:
 
 def _wrap(
     group: GroupRuntime, connection: Connection, session: int, real: int, copy: Copy, deadline: float
-) -> tuple[Wrapped, Proof]:
+) -> tuple[Carried, Proof]:
     identity = copy.identity
     object_class, key_type = identity.object_class or 0, identity.key_type or 0
     told = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_CHECK_VALUE, ck.CKA_VALUE_LEN)
@@ -183,8 +188,8 @@ def _wrap(
     if object_class == ck.CKO_SECRET_KEY:
         # First: which wrapping keeps its length is found out by it.
         proof = _secret_proof(connection, session, real, key_type, known, present, deadline)
-    wrapped = wrap(group, connection, session, real, known, template, proof, deadline)
-    return wrapped, proof or _proof(group, connection, session, real, identity, wrapped, deadline)
+    carried = carry(Bench(group, connection, session, deadline), real, known, template, proof)
+    return carried, proof or _proof(group, connection, session, real, identity, carried, deadline)
 
 
 def _secret_proof(
@@ -208,18 +213,18 @@ def _proof(
     session: int,
     real: int,
     identity: Identity,
-    wrapped: Wrapped,
+    carried: Carried,
     deadline: float,
 ) -> Proof:
     """How a copy made from this wrapped form is proved. Raises Unreplicable, MemberLost, SearchFailed."""
     key_type = identity.key_type or 0
     if identity.object_class == ck.CKO_SECRET_KEY:
-        return check_value_proof(wrapped.shown.get(ck.CKA_CHECK_VALUE) or identity.get(ck.CKA_CHECK_VALUE))
+        return check_value_proof(carried.shown.get(ck.CKA_CHECK_VALUE) or identity.get(ck.CKA_CHECK_VALUE))
     proof: Proof | None = public_proof(key_type, _public(connection, session, identity, deadline))
     if proof is None and can_agree(key_type):
         # Nobody knows its public key: what the source unwraps and what the target unwraps have to be one key.
         known = read_attributes(connection, session, real, KEY_TYPES[key_type].on_private, deadline)
-        rv, copy = session_copy(group, connection, session, wrapped, ck.CKA_DERIVE, deadline)
+        rv, copy = make_provable(Bench(group, connection, session, deadline), carried, ck.CKA_DERIVE)
         if rv == ck.CKR_OK:
             proof = agreement(connection, session, copy, key_type, known, deadline)
     if proof is None:

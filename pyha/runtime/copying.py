@@ -14,6 +14,7 @@ from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.ha.records import EscrowRecord, fingerprint_of
 from pyha.ha.replication import KEY_CLASSES, guards, restated_template, stays_extractable, value_of, wants_token
 from pyha.runtime import escrow
+from pyha.runtime.bench import Bench
 from pyha.runtime.binding import bind
 from pyha.runtime.calls import SingleCall
 from pyha.runtime.failover import run
@@ -30,11 +31,13 @@ from pyha.runtime.proving import (
     check_value_proof,
     computed_check_value,
     encrypts_for_check_value,
+    gives_back,
     public_proof,
 )
-from pyha.runtime.publishing import gives_back, record_of, wrap, write_records
+from pyha.runtime.publishing import write_records
 from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, on_first, step
+from pyha.runtime.strategy import carry, make_provable
 
 _SOURCE = (
     ck.CKA_CLASS,
@@ -183,12 +186,14 @@ def _wrapped_now(
         session = connection.open_session(deadline)
         try:
             proof = _proof(connection, session, real, known, value_of(present, ck.CKA_ENCRYPT), entry, deadline)
-            wrapped = wrap(group, connection, session, real, known, template, proof, deadline)
-            if not gives_back(group, connection, session, wrapped, proof, deadline):
+            bench = Bench(group, connection, session, deadline)
+            carried = carry(bench, real, known, template, proof)
+            made = make_provable(bench, carried, proof.needs)
+            if not gives_back(made, proof, connection, session, deadline):
                 raise Unreplicable("what wrapping it gives back is not proved to be the same key")
         finally:
             connection.discard(session, deadline)
-        return ck.CKR_OK, record_of(group, wrapped, entry.identity)
+        return ck.CKR_OK, carried.record(group.settings.id, entry.identity)
 
     def unbind(connection: Connection) -> None:
         group.objects.unbind(connection, entry.handle)

@@ -118,6 +118,7 @@ class GroupRuntime:
         self._returned: dict[int, float] = {}
         self._arriving: set[Connection] = set()
         self._offered: set[int] = set()  # members whose mechanisms are in the list
+        self.strategies: tuple[Any, ...] = ()  # of cloning (`runtime.strategy`), before the one that is shipped
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
         self.extractable_by_default: dict[tuple[Any, ...], bool] = {}
         self.uncarried: set[str] = set()

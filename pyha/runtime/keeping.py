@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Function
-from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
+from pyha.cryptoki.keys import settable_in_unwrap
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.plain import dataclass, replace
 from pyha.cryptoki.values import Attribute, Template
@@ -26,9 +26,11 @@ from pyha.ha.carrying import (
     to_read_of_key,
     to_read_of_object,
 )
+from pyha.ha.cloning import Carried, from_record
 from pyha.ha.identity import READ, WITH_VALUE, Identity, flag, identity_of, number, ulong
 from pyha.ha.replication import KEY_CLASSES, guards, value_of
 from pyha.runtime import log
+from pyha.runtime.bench import Bench
 from pyha.runtime.binding import handles_of
 from pyha.runtime.copying import existing_record, present_attributes
 from pyha.runtime.failover import POISON_LIMIT, run
@@ -38,10 +40,10 @@ from pyha.runtime.kept import Kept, KeptKey, KeptObject
 from pyha.runtime.making import MakeCall
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable
-from pyha.runtime.proving import CheckValue, Proof, computed_check_value, public_proof
-from pyha.runtime.publishing import AES_WRAP_OVERHEAD, Wrapped, require_wrapping, unwrap, wrap
+from pyha.runtime.proving import CheckValue, Proof, public_proof
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.showing import weaknesses
+from pyha.runtime.strategy import make_of, require_strategy, strategy_of
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -245,7 +247,7 @@ class _Making:
             self._say(str(reason))
         if closing:
             real = self._close(part, real, kept)
-        return _New(real, identity, kept, None if kept is None else kept.wrapped.value_length)
+        return _New(real, identity, kept, None if kept is None else kept.carried.value_length)
 
     @property
     def _from_copy(self) -> bool:
@@ -257,26 +259,27 @@ class _Making:
         """Raises Unreplicable, Refusal, MemberLost, SessionRefused, SearchFailed."""
         if self._group.user != ck.CKU_USER:
             raise Unreplicable("nobody is logged in, who could see the domain keys")
-        require_wrapping(shown)
+        require_strategy(self._group, shown)
         asked = self._all_of_it(real, shown) if self._from_copy else part.asked
         template = key_template(asked, shown, leaves_now and not closing, self._from_another)
         if template is None:
             raise Unreplicable("it has attributes that a copy could not be given")
         if leaves_now:
-            return KeptKey(self._wrap(part, real, shown, template), self._proof(shown, public))
+            return KeptKey(self._carry(part, real, shown, template), self._proof(shown, public))
         source = self._kept_of_source() if self._from_copy else None
         if source is None:
             raise Unreplicable("it cannot be wrapped any more")
-        if not guards(source.wrapped.domain, template):
+        if not guards(source.carried.domain, template):
             raise Unreplicable("its wrapped form is under a domain key that would let it leave")
-        return replace(source, wrapped=replace(source.wrapped, template=template))
+        return replace(source, carried=replace(source.carried, template=template))
 
     def _all_of_it(self, real: int, shown: Shown) -> Template:
         settable = settable_in_unwrap(number(shown[ck.CKA_CLASS]) or 0, number(shown.get(ck.CKA_KEY_TYPE)) or 0)
         return present_attributes(self._connection, self._holder, real, settable, self._deadline)
 
     def _kept_of_source(self) -> KeptKey | None:
-        """The wrapped form of what C_CopyObject copies: kept of a session key, recorded of a token key."""
+        """The carried form of what C_CopyObject copies: kept of a session key, recorded of a token key. Raises
+        Unreplicable."""
         for handle, _ in handles_of(self._call.function, self._values):
             entry = self._group.objects.get(handle)
             if entry is None or entry.session is not None:
@@ -284,44 +287,20 @@ class _Making:
             record = existing_record(self._group, entry)
             if record is not None:
                 shown = dict(entry.identity.attributes)
-                wrapped = Wrapped(
-                    record.domain, record.mechanism, record.blob, record.template, shown, record.value_length
-                )
+                carried = from_record(record, record.template, shown)
+                strategy_of(self._group, carried)
                 proof = CheckValue(record.check_value) if record.check_value else None
-                return KeptKey(wrapped, proof or public_proof(entry.identity.key_type or 0, shown))
+                return KeptKey(carried, proof or public_proof(entry.identity.key_type or 0, shown))
         return None
 
-    def _wrap(self, part: "Part", real: int, shown: Shown, template: Template) -> Wrapped:
-        connection, holder, deadline = self._connection, self._holder, self._deadline
-        key_type = number(shown.get(ck.CKA_KEY_TYPE)) or 0
-        lengths = KEY_TYPES[key_type].lengths if key_type in KEY_TYPES else ()
+    def _carry(self, part: "Part", real: int, shown: Shown, template: Template) -> Carried:
         length = number(shown.get(ck.CKA_VALUE_LEN)) or number(value_of(part.asked, ck.CKA_VALUE_LEN))
         value = _last(part.asked, ck.CKA_VALUE)
         if not length and number(shown[ck.CKA_CLASS]) == ck.CKO_SECRET_KEY and value is not None:
             length = len(value)
         told = {**shown, ck.CKA_VALUE_LEN: ulong(length or 0)}
-        if length or number(shown[ck.CKA_CLASS]) != ck.CKO_SECRET_KEY:
-            return wrap(self._group, connection, holder, real, told, template, None, deadline)
-        if lengths and all(each >= 16 and each % 8 == 0 for each in lengths):
-            # Whichever it is, the same wrapping keeps it, and tells it.
-            told[ck.CKA_VALUE_LEN] = ulong(lengths[0])
-            wrapped = wrap(self._group, connection, holder, real, told, template, None, deadline)
-            length = len(wrapped.blob) - AES_WRAP_OVERHEAD
-            if length not in lengths:
-                raise Unreplicable("no wrapping gives back exactly such a key")
-            return replace(wrapped, length=length)
-        return self._wrap_by_trial(real, shown, template, key_type)
-
-    def _wrap_by_trial(self, real: int, shown: Shown, template: Template, key_type: int) -> Wrapped:
-        """A secret of unknown length, on a session of its own, because the proof leaves session objects."""
-        connection, deadline = self._connection, self._deadline
-        session = connection.open_session(deadline)
-        try:
-            check_value = computed_check_value(connection, session, real, key_type, deadline)
-            proof = CheckValue(check_value) if check_value else None
-            return wrap(self._group, connection, session, real, shown, template, proof, deadline)
-        finally:
-            connection.discard(session, deadline)
+        bench = Bench(self._group, self._connection, self._holder, self._deadline)
+        return require_strategy(self._group, shown).carry_of_session(bench, real, told, template)
 
     def _proof(self, shown: Shown, public: Shown) -> Proof | None:
         """What is known of the key without asking for more. The check value of a key that was unwrapped or derived is
@@ -345,7 +324,7 @@ class _Making:
             if rv == ck.CKR_OK:
                 return real
         if kept is not None:
-            rv, copy = unwrap(self._group, connection, holder, kept.wrapped, kept.wrapped.template, deadline)
+            rv, copy = make_of(Bench(self._group, connection, holder, deadline), kept.carried, kept.carried.template)
             if rv == ck.CKR_OK:
                 lacking = weaknesses(connection, holder, copy, kept.protections, deadline)
                 if not lacking and destroy(connection, holder, real, deadline) == ck.CKR_OK:

@@ -11,20 +11,19 @@ from typing import Protocol
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass, replace
-from pyha.cryptoki.values import Attribute, Out, Template
+from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.arrays import values_of
 from pyha.ha.carrying import changed_key, changed_object
-from pyha.ha.domain import wrapping_mechanism
+from pyha.ha.cloning import Carried
 from pyha.ha.replication import value_of
-from pyha.runtime.admission import domain_handles
+from pyha.runtime.bench import Bench
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import create
 from pyha.runtime.member import Connection
 from pyha.runtime.outcomes import Unreplicable
 from pyha.runtime.proving import CheckValue, Proof, prove_secret, set_check_value
-from pyha.runtime.publishing import Wrapped, prove_copy, unwrap
-
-_BLOB_ROOM = 16384
+from pyha.runtime.publishing import prove_copy
+from pyha.runtime.strategy import make_of, strategy_of
 
 
 class Kept(Protocol):
@@ -97,34 +96,36 @@ class KeptKey:
     """A key by its wrapped form. `proof`: how a copy is proved; None where the wrapping itself has to do: it is
     authenticated, and gives back the key or nothing under a domain key that all members have alike."""
 
-    wrapped: Wrapped
+    carried: Carried
     proof: Proof | None
 
     @property
     def copyable(self) -> bool:
-        template = self.wrapped.template
+        template = self.carried.template
         stays = value_of(template, ck.CKA_EXTRACTABLE) != b"\1"
         return stays and self.proof is not None and value_of(template, ck.CKA_COPYABLE) != b"\0"
 
     @property
     def protections(self) -> Mapping[int, bytes]:
-        return values_of(self.wrapped.template)
+        return values_of(self.carried.template)
 
     def make(self, group: GroupRuntime, connection: Connection, holder: int, deadline: float) -> tuple[int, int]:
-        named = (each for each in self.wrapped.template if each.type != ck.CKA_TOKEN)
+        named = (each for each in self.carried.template if each.type != ck.CKA_TOKEN)
         template = (Attribute(ck.CKA_TOKEN, b"\0"), *named)
-        return unwrap(group, connection, holder, self.wrapped, template, deadline)
+        return make_of(Bench(group, connection, holder, deadline), self.carried, template)
 
     def holds(
         self, group: GroupRuntime, index: int, connection: Connection, holder: int, real: int, deadline: float
     ) -> bool:
-        template, proof = self.wrapped.template, self.proof
+        template, proof = self.carried.template, self.proof
         if isinstance(proof, CheckValue) and value_of(template, ck.CKA_MODIFIABLE) != b"\0":
             if prove_secret(connection, holder, real, proof.check_value, deadline):
                 return True
         elif proof is not None:
             return self._proved_copy(group, index, connection, proof, deadline)
-        again = self._wrapped_again(group, connection, holder, real, deadline)
+        again = strategy_of(group, self.carried).is_again(
+            Bench(group, connection, holder, deadline), real, self.carried
+        )
         if again if again is not None else proof is None:
             self._tell_check_value(connection, holder, real, deadline)
             return True
@@ -136,35 +137,21 @@ class KeptKey:
         # On a session of its own, because the proof runs operations and leaves session objects.
         session = connection.open_session(deadline)
         try:
-            return prove_copy(group, index, connection, session, self.wrapped, proof, deadline) == ck.CKR_OK
+            return prove_copy(group, index, connection, session, self.carried, proof, deadline) == ck.CKR_OK
         except Unreplicable:
             return False
         finally:
             connection.discard(session, deadline)
 
-    def _wrapped_again(
-        self, group: GroupRuntime, connection: Connection, holder: int, real: int, deadline: float
-    ) -> bool | None:
-        """Whether wrapping the copy gives the same again; None where it would not even of the same key."""
-        leaves = value_of(self.wrapped.template, ck.CKA_EXTRACTABLE) == b"\1"
-        if not leaves or self.wrapped.mechanism == ck.CKM_RSA_PKCS_OAEP:
-            return None
-        handles = domain_handles(group, connection, self.wrapped.domain, deadline)
-        if handles is None:
-            return False
-        how = wrapping_mechanism(self.wrapped.mechanism)
-        rv, results = connection.call("C_WrapKey", deadline, holder, how, handles.wrapping, real, Out(_BLOB_ROOM))
-        return rv == ck.CKR_OK and results[4][1] == self.wrapped.blob
-
     def _tell_check_value(self, connection: Connection, holder: int, real: int, deadline: float) -> None:
         """So that it reads as it did where it was made; a module that knows better leaves it empty."""
-        check_value = self.wrapped.shown.get(ck.CKA_CHECK_VALUE)
-        if check_value and value_of(self.wrapped.template, ck.CKA_MODIFIABLE) != b"\0":
+        check_value = self.carried.shown.get(ck.CKA_CHECK_VALUE)
+        if check_value and value_of(self.carried.template, ck.CKA_MODIFIABLE) != b"\0":
             set_check_value(connection, holder, real, check_value, deadline)
 
     def changed(self, changes: Template) -> "Kept | None":
-        template = changed_key(self.wrapped.template, changes, self.wrapped.domain)
-        return None if template is None else replace(self, wrapped=replace(self.wrapped, template=template))
+        template = changed_key(self.carried.template, changes, self.carried.domain)
+        return None if template is None else replace(self, carried=replace(self.carried, template=template))
 
     def wipe(self) -> None:
         """Nothing is here but what a domain key has wrapped."""

@@ -14,7 +14,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import read_attributes
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
-from pyha.runtime.publishing import AES_WRAP_OVERHEAD
+from pyha.runtime.wrapping import AES_WRAP_OVERHEAD
 
 
 def key_length(

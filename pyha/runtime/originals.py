@@ -17,6 +17,7 @@ from pyha.cryptoki.plain import dataclass, field, replace
 from pyha.cryptoki.values import Attribute, Query, Template
 from pyha.ha.arrays import lost, values_of
 from pyha.ha.carrying import object_template
+from pyha.ha.cloning import Carried
 from pyha.ha.identity import READ, Identity, identity_of, number
 from pyha.ha.replication import (
     KEY_CLASSES,
@@ -30,6 +31,7 @@ from pyha.ha.replication import (
     wants_token,
 )
 from pyha.ha.telling import type_names
+from pyha.runtime.bench import Bench
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
@@ -49,10 +51,11 @@ from pyha.runtime.proving import (
     encrypts_for_check_value,
     public_proof,
 )
-from pyha.runtime.publishing import Wrapped, prove_copy, publish, require_wrapping, unwrap, wrap
+from pyha.runtime.publishing import prove_copy, publish
 from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.steps import Placed, on_each, step
+from pyha.runtime.strategy import carry, make_of, require_strategy
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -152,7 +155,7 @@ class _Prepared:
 
     shown: dict[int, Shown] = field(default_factory=dict)
     key: Identity | None = None
-    wrapped: Wrapped | None = None
+    carried: Carried | None = None
     proof: Proof | None = None
 
 
@@ -173,14 +176,15 @@ def _prepare(
             public = shown
             continue
         template = published_template(part.asked, shown)
-        require_wrapping(shown)
+        require_strategy(group, shown)
         untold = set(lost(values_of(part.asked), values_of(template))) - {ck.CKA_TRUSTED}
         if untold:
             raise Unreplicable(f"no copy could be given {type_names(untold)}")
         prepared.proof = _proof(call, values, parts, real, shown, {**shown, **public}, deadline)
         if isinstance(prepared.proof, CheckValue):
             shown[ck.CKA_CHECK_VALUE] = prepared.proof.check_value
-        prepared.wrapped = wrap(group, connection, session, real, shown, template, prepared.proof, deadline)
+        bench = Bench(group, connection, session, deadline)
+        prepared.carried = carry(bench, real, shown, template, prepared.proof)
         prepared.key = _identity(shown, part, public)
     return prepared
 
@@ -268,13 +272,13 @@ def _publish_all(
                 answer[part.result] = _for_session(group, session, call, part, prepared, placed)
                 continue
             if part.object_class in KEY_CLASSES:
-                assert prepared.wrapped is not None
+                assert prepared.carried is not None
                 assert prepared.proof is not None
                 assert prepared.key is not None
-                made = publish(group, prepared.wrapped, prepared.proof, prepared.key, placed)
+                made = publish(group, prepared.carried, prepared.proof, prepared.key, placed)
                 creation.made(prepared.key)
                 entry = group.objects.made(prepared.key, made)
-                entry.value_length = prepared.wrapped.value_length
+                entry.value_length = prepared.carried.value_length
             else:
                 template = created_template(part.asked, prepared.shown[part.result], token=True)
                 made = create_everywhere(group, template, placed)
@@ -358,13 +362,13 @@ def _for_session(
         if part.object_class not in KEY_CLASSES:
             template = created_template(part.asked, prepared.shown[part.result], token=False)
             return create(connection, holder, template, deadline)
-        assert prepared.wrapped is not None
+        assert prepared.carried is not None
         assert prepared.proof is not None
-        rv = prove_copy(group, index, connection, call.real_session, prepared.wrapped, prepared.proof, deadline)
+        rv = prove_copy(group, index, connection, call.real_session, prepared.carried, prepared.proof, deadline)
         if rv != ck.CKR_OK:
             return rv, 0
-        template = tuple(each for each in prepared.wrapped.template if each.type != ck.CKA_TOKEN)
-        return unwrap(group, connection, holder, prepared.wrapped, template, deadline)
+        template = tuple(each for each in prepared.carried.template if each.type != ck.CKA_TOKEN)
+        return make_of(Bench(group, connection, holder, deadline), prepared.carried, template)
 
     try:
         rv, real = step(group, index, connection, call.function.name, attempt)
@@ -372,8 +376,8 @@ def _for_session(
             raise refused(rv, f"member {group.name(index)} refused the session object")
         placed.add(index, connection, real, went_with_its_login)
         if part.object_class in KEY_CLASSES:
-            assert prepared.wrapped is not None
-            lacking = lacking_on(group, index, connection, real, values_of(prepared.wrapped.template))
+            assert prepared.carried is not None
+            lacking = lacking_on(group, index, connection, real, values_of(prepared.carried.template))
             if lacking:
                 raise Unreplicable(f"the copy on member {group.name(index)} lacks {lacking}")
     except MemberLost as loss:
@@ -386,13 +390,13 @@ def _for_session(
     else:
         identity = identity_of_made(group, [(connection, real)])
     if part.object_class in KEY_CLASSES:
-        assert prepared.wrapped is not None
-        kept: Kept | None = KeptKey(prepared.wrapped, prepared.proof)
+        assert prepared.carried is not None
+        kept: Kept | None = KeptKey(prepared.carried, prepared.proof)
     else:
         kept = _kept_object(part, prepared.shown[part.result])
     entry = group.objects.made(identity, [(connection, real)], session.handle, home, kept)
     if isinstance(kept, KeptKey):
-        entry.value_length = kept.wrapped.value_length
+        entry.value_length = kept.carried.value_length
     return entry.handle
 
 
@@ -408,15 +412,15 @@ def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Pa
         raise Unreplicable("nothing is kept of it that could be proved")
     changes: Template = (*values[part.template], Attribute(ck.CKA_TOKEN, b"\1"))
     key_class, key_type = entry.identity.object_class or 0, entry.identity.key_type or 0
-    template = restated_template(kept.wrapped.template, changes, key_class, key_type)
-    if not guards(kept.wrapped.domain, template):
+    template = restated_template(kept.carried.template, changes, key_class, key_type)
+    if not guards(kept.carried.domain, template):
         raise Unreplicable("its wrapped form is under a domain key that would let it leave")
     attributes = dict(entry.identity.attributes)
     attributes.update({each.type: each.value for each in template if each.type in attributes})
     identity = identity_of(attributes, None, entry.identity.twin)
     creation = Creation(group, "C_CopyObject")
     try:
-        made = publish(group, replace(kept.wrapped, template=template), kept.proof, identity, creation.placed)
+        made = publish(group, replace(kept.carried, template=template), kept.proof, identity, creation.placed)
         creation.made(identity)
     except BaseException:
         creation.take_back()

@@ -140,6 +140,16 @@ def check_value_proof(check_value: bytes | None) -> CheckValue:
     return CheckValue(check_value)
 
 
+def gives_back(made: tuple[int, int], proof: Proof, connection: Connection, session: int, deadline: float) -> bool:
+    """Whether what was made of a key's carried form, tried on the original's own session, is the very key. `made`:
+    (CK_RV, real handle). Raises Unreplicable where the module fails at it without a reason, MemberLost,
+    SearchFailed."""
+    rv, copy = made
+    if is_without_reason(rv):
+        raise Unreplicable(f"C_UnwrapKey answered {rv_name(rv)}", doubtful=True)
+    return rv == ck.CKR_OK and proof.holds(connection, session, copy, deadline)
+
+
 _ZERO_BLOCK: dict[int, tuple[int, int]] = {
     ck.CKK_AES: (ck.CKM_AES_ECB, 16),
     ck.CKK_DES: (ck.CKM_DES_ECB, 8),

@@ -28,6 +28,7 @@ from pyha.runtime.inventory import Lookout, Memory, count, read_inventory
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
 from pyha.runtime.resync_steps import carry_out
+from pyha.runtime.strategy import strategies_of
 
 GoesOn = Callable[[], bool]
 """Asked before each step but the first: whether to go on. May let others in meanwhile, whose doing the next plan sees.
@@ -155,7 +156,7 @@ class _Work:
             # Somebody changes objects, and takes one of the members for absent: what we have read may be old.
             self._memories = [Memory() for _ in self._members]
             sides = self._read()
-        return plan(sides, _configured(self._group), self._only)
+        return plan(sides, _configured(self._group), self._only, strategies_of(self._group))
 
     def _read(self) -> list[Side]:
         sides: list[Side] = []

@@ -29,7 +29,11 @@ def work(monkeypatch: pytest.MonkeyPatch, tombstones: list[int]) -> tuple[Any, l
     monkeypatch.setattr(resync, "read_inventory", read)
     settings = SimpleNamespace(members=[SimpleNamespace(recorded_as="here")])
     group: Any = SimpleNamespace(
-        clock=lambda: 0.0, name=lambda index: "here", settings=settings, value=SimpleNamespace(members=())
+        clock=lambda: 0.0,
+        name=lambda index: "here",
+        settings=settings,
+        value=SimpleNamespace(members=()),
+        strategies=(),
     )
     connection: Any = None
     members = ((0, connection),)
