@@ -21,7 +21,7 @@ from pyha.ha.records import WRAPPING, EscrowRecord, fingerprint_of
 from pyha.ha.replication import value_of
 
 NOT_RECORDED = "it must not leave its token, and has no escrow record"
-_NO_WRAPPING = "no wrapping gives back such a key"
+_NO_WRAPPING = "no wrapping gives back exactly such a key"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ what was found there is the same. Only attributes that replication keeps alike t
 Sources: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 from typing import Literal
 
@@ -149,19 +149,23 @@ def identity_of(
     return Identity(tuple((kind, attributes[kind]) for kind in READ if kind in attributes), value_hash, twin)
 
 
-def with_twins(objects: Sequence[tuple[Mapping[int, bytes], bytes | None]]) -> list[Identity]:
+def with_twins(
+    objects: Sequence[tuple[Mapping[int, bytes], bytes | None]],
+    tell: Callable[[int, set[bytes]], bytes | None] = lambda position, points: None,
+) -> list[Identity]:
     """The identities of all objects of a token at once: (attributes of `READ`, hash of the value) each. Gives private
-    EC keys their twins without a search for each."""
+    EC keys their twins without a search for each. `tell`: which of several points that of the object at this position
+    is; what it raises is raised."""
     points: dict[tuple[bytes, bytes], set[bytes]] = {}
     for attributes, _ in objects:
         if number(attributes.get(ck.CKA_CLASS)) == ck.CKO_PUBLIC_KEY and attributes.get(ck.CKA_EC_POINT):
             pair = (attributes.get(ck.CKA_ID, b""), attributes.get(ck.CKA_EC_PARAMS, b""))
             points.setdefault(pair, set()).add(attributes[ck.CKA_EC_POINT])
     found = []
-    for attributes, value_hash in objects:
+    for position, (attributes, value_hash) in enumerate(objects):
         twin = None
         if number(attributes.get(ck.CKA_CLASS)) == ck.CKO_PRIVATE_KEY and attributes.get(ck.CKA_ID):
             own = points.get((attributes[ck.CKA_ID], attributes.get(ck.CKA_EC_PARAMS, b"")), set())
-            twin = next(iter(own)) if len(own) == 1 else None
+            twin = tell(position, own) if len(own) > 1 else next(iter(own), None)
         found.append(identity_of(attributes, value_hash, twin))
     return found

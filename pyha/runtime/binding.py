@@ -15,13 +15,13 @@ from pyha.cryptoki.functions import FUNCTIONS, Function
 from pyha.cryptoki.handles import parameter_handles, with_handles
 from pyha.cryptoki.kinds import Kind
 from pyha.cryptoki.values import Attribute, Mechanism, Template
-from pyha.ha.identity import READ, WITH_VALUE, Identity, flag, identity_of, number, ulong
+from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of, number, ulong
 from pyha.runtime.carrying import bring
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
-from pyha.runtime.proving import Signature, public_proof
+from pyha.runtime.twins import proof_of, proves, twin_among
 
 INVALID_HANDLE: dict[Kind, int] = {
     Kind.OBJECT: ck.CKR_OBJECT_HANDLE_INVALID,
@@ -42,7 +42,7 @@ def read_identity(
     if not attributes:
         return None
     hashed = value_hash(connection, session, real, attributes, deadline)
-    return identity_of(attributes, hashed, _twin(connection, session, attributes, deadline))
+    return identity_of(attributes, hashed, _twin(connection, session, real, attributes, deadline))
 
 
 def value_hash(
@@ -55,7 +55,9 @@ def value_hash(
     return sha256(value).digest() if value else None
 
 
-def _twin(connection: Connection, session: int, attributes: dict[int, bytes], deadline: float) -> bytes | None:
+def _twin(
+    connection: Connection, session: int, real: int, attributes: dict[int, bytes], deadline: float
+) -> bytes | None:
     """CKA_EC_POINT of the public key that belongs to a private EC key, which shows no public part of its own."""
     if number(attributes.get(ck.CKA_CLASS)) != ck.CKO_PRIVATE_KEY or ck.CKA_EC_PARAMS not in attributes:
         return None
@@ -67,10 +69,12 @@ def _twin(connection: Connection, session: int, attributes: dict[int, bytes], de
         Attribute(ck.CKA_ID, attributes[ck.CKA_ID]),
     )
     points = {
-        read_attributes(connection, session, real, (ck.CKA_EC_POINT,), deadline).get(ck.CKA_EC_POINT)
-        for real in search(connection, session, template, deadline)
-    }
-    return points.pop() if len(points) == 1 else None
+        read_attributes(connection, session, public, (ck.CKA_EC_POINT,), deadline).get(ck.CKA_EC_POINT) or b""
+        for public in search(connection, session, template, deadline)
+    } - {b""}
+    if len(points) > 1:
+        return twin_among(connection, real, attributes[ck.CKA_EC_PARAMS], points, deadline)
+    return points.pop() if points else None
 
 
 def bind(
@@ -111,10 +115,10 @@ def _same(
     if certain:
         return certain[:1]  # of several that hold the very same key or value it makes no difference which
     reals = [real for real, _ in like]
-    proof = _proof(entry.identity)
+    proof = proof_of(entry.identity)
     if proof is None or not reals:
         return reals
-    proved = {real: _proves(connection, real, proof, deadline) for real in reals}
+    proved = {real: proves(connection, real, proof, deadline) for real in reals}
     return [real for real in reals if proved[real]][:1] or [real for real in reals if proved[real] is None]
 
 
@@ -128,31 +132,6 @@ def _like(
             if connection.known.get(candidate, entry.handle) == entry.handle
         ]
     return [(real, found) for real, found in identities if found is not None and entry.identity.same(found)]
-
-
-def _proof(identity: Identity) -> Signature | None:
-    """How a private EC key is told from others by its public key, where that is known and not on the member."""
-    parameters = identity.get(ck.CKA_EC_PARAMS)
-    if identity.twin is None or parameters is None:
-        return None
-    return public_proof(identity.key_type or 0, {ck.CKA_EC_PARAMS: parameters, ck.CKA_EC_POINT: identity.twin})
-
-
-def _proves(connection: Connection, real: int, proof: Signature, deadline: float) -> bool | None:
-    """Whether this is the key; None where it cannot be put to the proof."""
-    session = connection.open_session(deadline)
-    try:
-        shown = read_attributes(connection, session, real, _FOR_PROOF, deadline)
-        allowed = shown.get(ck.CKA_ALLOWED_MECHANISMS)
-        asks = flag(shown.get(ck.CKA_ALWAYS_AUTHENTICATE))
-        if asks or allowed or not flag(shown.get(proof.needs)):
-            return None
-        return proof.holds(connection, session, real, deadline)
-    finally:
-        connection.discard(session, deadline)
-
-
-_FOR_PROOF = (ck.CKA_SIGN, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
 
 
 def _positions(kinds: Container[Kind]) -> tuple[tuple[int, ...], ...]:

@@ -322,9 +322,14 @@ def _shown(group: GroupRuntime, index: int, connection: Connection, real: int) -
     def attempt(deadline: float) -> tuple[int, dict[int, bytes]]:
         with housekeeping(connection, deadline, reads=True) as session:
             found = shown(connection, session, real, _COMPARED, deadline)
+        if not found:  # its handle went with a login
+            return ck.CKR_OBJECT_HANDLE_INVALID, {}
         return ck.CKR_OK, {kind: value for kind, value in found.items() if value or kind != ck.CKA_CHECK_VALUE}
 
-    return step(group, index, connection, "C_GetAttributeValue", attempt)[1] or {}
+    rv, found = step(group, index, connection, "C_GetAttributeValue", attempt)
+    if rv != ck.CKR_OK or not found:
+        raise refused(rv, f"member {group.name(index)} does not show what it made")
+    return found
 
 
 def _unreplicable(

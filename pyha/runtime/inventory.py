@@ -26,6 +26,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, Unread, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 from pyha.runtime.showing import shown as shown_now
+from pyha.runtime.twins import twin_among
 
 _NO_OBJECTS = (ck.CKO_HW_FEATURE, ck.CKO_MECHANISM)
 _VALUED_KEYS = (ck.CKK_DSA, ck.CKK_DH, ck.CKK_X9_42_DH)
@@ -115,16 +116,22 @@ def read_inventory(
             if not read.one(real):
                 unread += 1
                 log.log("warning", f"member {connection.name}: an object cannot be read, and may be any")
-    if connection.logged_in != ck.CKU_USER or connection.logins != logins:
-        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
     shown = {**memory.shown, **read.shown}
     memory.shown = {real: shown[real] for real in reals if real in shown}
-    return _inventory(memory.shown, unread), frozenset(reals)
+    inventory = _inventory(group, connection, memory.shown, unread)
+    if connection.logged_in != ck.CKU_USER or connection.logins != logins:
+        raise SearchFailed(ck.CKR_USER_NOT_LOGGED_IN)
+    return inventory, frozenset(reals)
 
 
-def _inventory(shown: Mapping[int, Shown], unread: int) -> Inventory:
+def _inventory(group: GroupRuntime, connection: Connection, shown: Mapping[int, Shown], unread: int) -> Inventory:
     replicated = [(real, each) for real, each in shown.items() if each.counts]
-    identities = with_twins([(each.attributes, each.hashed) for _, each in replicated])
+
+    def tell(position: int, points: set[bytes]) -> bytes | None:
+        real, each = replicated[position]
+        return twin_among(connection, real, each.attributes.get(ck.CKA_EC_PARAMS), points, group.deadline())
+
+    identities = with_twins([(each.attributes, each.hashed) for _, each in replicated], tell)
     objects = tuple(
         Held(real, identity, tuple((kind, each.attributes[kind]) for kind in COMPARED if kind in each.attributes))
         for (real, each), identity in zip(replicated, identities, strict=True)

@@ -16,7 +16,16 @@ from pyha.cryptoki.attributes import PROTECTIONS, is_attribute_array
 from pyha.cryptoki.values import Attribute, Found, Query, Template
 from pyha.cryptoki.verdicts import Verdict
 from pyha.ha.arrays import ARRAYS, DATES, lost, packed
-from pyha.runtime.housekeeping import SHOWN, Unread, ask, read_attributes, room_for, why_unread, with_the_long
+from pyha.runtime.housekeeping import (
+    SHOWN,
+    SearchFailed,
+    Unread,
+    ask,
+    read_attributes,
+    room_for,
+    why_unread,
+    with_the_long,
+)
 from pyha.runtime.member import Connection
 
 _ENTRY = 24
@@ -62,7 +71,12 @@ def weaknesses(
     """The protections of those `promised` (CKA_ -> value, arrays packed) that the object does not show. Raises
     MemberLost, SearchFailed, Unread."""
     kinds = [kind for kind in promised if kind in _PROTECT and (promised[kind] or kind in PROTECTIONS)]
-    return lost(promised, shown(connection, session, real, kinds, deadline))
+    if not kinds:
+        return ()
+    found = shown(connection, session, real, kinds, deadline)
+    if not found:  # not there under this handle any more, which says nothing of the object
+        raise SearchFailed(ck.CKR_OBJECT_HANDLE_INVALID)
+    return lost(promised, found)
 
 
 _PROTECT = frozenset({*PROTECTIONS, *ARRAYS, ck.CKA_ALLOWED_MECHANISMS})

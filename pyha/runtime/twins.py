@@ -1,0 +1,65 @@
+"""Which public key is that of a private EC key, which shows no public part of its own: its twin.
+
+The one with its CKA_ID and curve, where there is one; of several the one that verifies what the private key signs.
+Works on one member, on a session of its own, and leaves nothing there.
+
+Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
+"""
+
+from collections.abc import Collection
+
+from pyha.cryptoki import constants as ck
+from pyha.ha.identity import Identity, flag
+from pyha.runtime.housekeeping import read_attributes
+from pyha.runtime.member import Connection
+from pyha.runtime.proving import Signature, public_proof
+
+_MOST = 8
+"""So many public keys of one CKA_ID are tried, at most."""
+
+_FOR_PROOF = (ck.CKA_SIGN, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
+
+
+def twin_proof(parameters: bytes | None, point: bytes | None) -> Signature | None:
+    """How a private EC key is told from others by its public key (CKA_EC_PARAMS, CKA_EC_POINT); None where that is not
+    known."""
+    if parameters is None or point is None:
+        return None
+    return public_proof(ck.CKK_EC, {ck.CKA_EC_PARAMS: parameters, ck.CKA_EC_POINT: point})
+
+
+def proof_of(identity: Identity) -> Signature | None:
+    """`twin_proof` of what is known of a private key; None for a key of another type."""
+    return twin_proof(identity.get(ck.CKA_EC_PARAMS), identity.twin) if identity.key_type == ck.CKK_EC else None
+
+
+def proves(connection: Connection, real: int, proof: Signature, deadline: float) -> bool | None:
+    """Whether this (real handle) is the key; None where it cannot be put to the proof. Raises MemberLost,
+    SessionRefused, SearchFailed."""
+    session = connection.open_session(deadline)
+    try:
+        shown = read_attributes(connection, session, real, _FOR_PROOF, deadline)
+        allowed = shown.get(ck.CKA_ALLOWED_MECHANISMS)
+        asks = flag(shown.get(ck.CKA_ALWAYS_AUTHENTICATE))
+        if asks or allowed or not flag(shown.get(proof.needs)):
+            return None
+        return proof.holds(connection, session, real, deadline)
+    finally:
+        connection.discard(session, deadline)
+
+
+def twin_among(
+    connection: Connection, real: int, parameters: bytes | None, points: Collection[bytes], deadline: float
+) -> bytes | None:
+    """The twin of a private key (real handle) among these points; None where it cannot be told, or is none of them.
+    Raises as `proves` does."""
+    if len(points) > _MOST:
+        return None
+    for point in sorted(points):
+        proof = twin_proof(parameters, point)
+        if proof is None:
+            return None
+        found = proves(connection, real, proof, deadline)
+        if found is None or found:
+            return point if found else None
+    return None

@@ -1,0 +1,98 @@
+"""EC keys are told by their public twins: a deleted one does not come back, and of those that look alike the right one
+goes (SEMANTICS.md section 5)."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from pyha.cli.main import main
+from pyha.cryptoki import constants as ck
+from tests.application import Application
+from tests.integration.conftest import TestGroup
+from tests.integration.replication_tools import P256, STAYS
+from tests.integration.test_resync import CERTIFICATE, contents, labels
+
+Group = Callable[..., TestGroup]
+LABEL = "twins"
+NAMED: dict[int, Any] = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"\1"}
+PRIVATE: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, **NAMED}
+PUBLIC: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **NAMED}
+DIGEST = bytes(range(32))
+
+
+@pytest.fixture
+def made(group: Group, monkeypatch: pytest.MonkeyPatch) -> TestGroup:
+    made = group(members=3, label=LABEL)
+    monkeypatch.setenv("TEST_PIN", made.pin)
+    return made
+
+
+def pair(app: Application, **more: Any) -> tuple[int, int]:
+    public = {**NAMED, ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256, ck.CKA_VERIFY: True}
+    return app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, **NAMED, ck.CKA_SIGN: True})
+
+
+def synchronise(made: TestGroup, status: int = 0) -> None:
+    made.only(0, 1, 2)
+    assert main(["group", "sync", LABEL, "--pin-source", "env:TEST_PIN", "--config", str(made.conf)]) == status
+
+
+def belongs(app: Application, private: int, public: int) -> bool:
+    return app.verify(ck.CKM_ECDSA, public, DIGEST, app.sign(ck.CKM_ECDSA, private, DIGEST))
+
+
+@pytest.mark.parametrize("first", [PRIVATE, PUBLIC], ids=["private", "public"])
+@pytest.mark.parametrize("anew", [False, True])
+def test_a_deleted_pair_does_not_come_back_nor_its_record(made: TestGroup, first: dict[int, Any], anew: bool) -> None:
+    """Whichever half goes first, and whether or not the same application deletes the other."""
+    with made.application() as app:
+        pair(app)
+    made.only(0, 1)
+    with made.application() as app, made.application() as other:
+        second = PUBLIC if first is PRIVATE else PRIVATE
+        last = app.find(second)
+        app.destroy(*app.find(first))
+        if anew:
+            other.destroy(*other.find(second))
+        else:
+            app.destroy(*last)
+    synchronise(made)
+    assert contents(made) == [[], [], []]
+
+
+def test_of_two_that_look_alike_the_one_that_was_deleted_is_gone(made: TestGroup) -> None:
+    with made.application() as app:
+        pair(app)
+        pair(app)
+    made.only(0, 1)
+    with made.application() as app:
+        private, publics = app.find(PRIVATE)[0], app.find(PUBLIC)
+        (public,) = [each for each in publics if belongs(app, private, each)]
+        app.destroy(private)
+        app.destroy(public)
+    synchronise(made)
+    first, second, third = contents(made)
+    assert first == second == third
+    assert len(labels(third)) == 2
+    for index in range(3):
+        made.only(index)
+        with made.application() as app:
+            ((private,), (public,)) = app.find(PRIVATE), app.find(PUBLIC)
+            assert belongs(app, private, public)
+
+
+def test_two_that_look_alike_come_whole_onto_a_member_that_has_none(made: TestGroup) -> None:
+    made.only(0, 1)
+    with made.application() as app:
+        pair(app)
+        pair(app)
+        app.create({**CERTIFICATE, **NAMED})
+        app.create({**CERTIFICATE, **NAMED, ck.CKA_VALUE: b"\x30\1\1"})
+    synchronise(made)
+    first, second, third = contents(made)
+    assert first == second == third
+    made.only(2)
+    with made.application() as app:
+        privates, publics = app.find(PRIVATE), app.find(PUBLIC)
+        assert [sum(belongs(app, private, public) for public in publics) for private in privates] == [1, 1]
