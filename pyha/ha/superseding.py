@@ -127,7 +127,7 @@ class Applied:
     def _change(self, member: int, grave: Grave, now: Identity) -> None:
         was = grave.tombstone.was
         there = self._like(member, was) or self._like(member, now)
-        if not there or self._is_changed(member, grave, there):
+        if not there or self._is_changed(member, grave, there) or self._came_to_nothing(member, grave, now):
             return
         if len(there) > 1 and not _interchangeable(there):
             self._stuck(member, grave, there, "changed")
@@ -151,6 +151,17 @@ class Applied:
             return any(_equal(there, items) for items in elsewhere)
         known = all(print_of(item.identity) is not None for item in there)
         return known and any(len(there) == len(items) for items in elsewhere)
+
+    def _came_to_nothing(self, member: int, grave: Grave, now: Identity) -> bool:
+        """Whether nobody has the new name, and others have the very object under the old one: whoever wrote the
+        tombstone died before the change."""
+        was = grave.tombstone.was
+        if name_of(was) == name_of(now) or print_of(was) is None:
+            return False
+        others = [
+            other for other, side in enumerate(self._sides) if other != member and side.recorded_as not in grave.pending
+        ]
+        return any(self._like(other, was) for other in others) and not any(self._like(other, now) for other in others)
 
     def _count_of_later(self, member: int, grave: Grave) -> int:
         """How many more of the same went, or got another name, by later tombstones."""
