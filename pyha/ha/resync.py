@@ -110,18 +110,25 @@ def _change(item: Item, kept: Kept, changes: list[Change], conflicts: list[Confl
     # Of what a template holds, MODIFIABLE and the like never, and what only copies can get neither.
     impossible = tuple(each for each in differing(item, kept.settings) if cannot_be_set(each))
     frozen = dict(item.held.settings).get(ck.CKA_MODIFIABLE) == b"\0"
-    if frozen or impossible or unmendable_value(item, fetched, origin):
+    lost = unmendable_value(item, fetched, origin)
+    if frozen or impossible or lost:
         left = wanted if frozen else impossible
         names = attribute_names(left) or "its value"
         reason = f"{names} differ{'s' if len(left) < 2 else ''} and cannot be set on a token object"
         bars = weakens(left) or item.superseded
         conflicts.append(Conflict(item.member, item.held.identity, reason, bars))
-        wanted = () if frozen else tuple(each for each in wanted if each not in impossible)
-        if frozen or not (wanted or fetched):
+        wanted = tuple(each for each in wanted if each not in impossible)
+        if frozen or lost:
+            item.cannot_follow()
+            return
+        if not (wanted or fetched):
             return
     if any(each.type == ck.CKA_EXTRACTABLE for each in wanted) and kept.record is None:
         conflicts.append(Conflict(item.member, item.held.identity, f"CKA_EXTRACTABLE differs, and {NOT_RECORDED}"))
-        return
+        # What else a tombstone tells of is done: under its old name it would be taken for a new one.
+        wanted = tuple(each for each in wanted if each.type != ck.CKA_EXTRACTABLE)
+        if not (wanted or fetched):
+            return
     changes.append(
         Change(
             item.member,

@@ -21,7 +21,9 @@ _ALIKE = "several objects there are like one that was {what} meanwhile, and whic
 class Item:
     """One object of a member on its way through the plan. `identity`: as it has to be. `yields`: attributes that the
     members without this object's tombstones know better. `gone`: a tombstone deletes it. `superseded`: one changes it.
-    `stuck`: one of several of which a tombstone speaks, and nobody knows of which: it goes to no other member."""
+    `stuck`: one of several of which a tombstone speaks, and nobody knows of which, or one that cannot become what it
+    has to: it goes to no other member.
+    `graves`: the tombstones that change it."""
 
     member: int
     held: Held
@@ -30,6 +32,13 @@ class Item:
     gone: bool = False
     superseded: bool = False
     stuck: bool = False
+    graves: list["Grave"] = field(default_factory=list)
+
+    def cannot_follow(self) -> None:
+        """It cannot be changed: as long as that is so its tombstones stay, else it would be taken for a new one."""
+        self.stuck |= bool(self.graves)
+        for grave in self.graves:
+            grave.stuck.add(self.member)
 
 
 @dataclass(slots=True)
@@ -136,6 +145,7 @@ class Applied:
         before = name_of(item.identity)
         item.identity = renamed(item.identity, was, now)
         item.superseded = True
+        item.graves.append(grave)
         item.yields.update(each.type for each in grave.tombstone.changes)
         if name_of(item.identity) != before:
             self._by_name[member][before].remove(item)

@@ -30,6 +30,15 @@ _HAS = {
 }
 """CKO_ -> attributes of any length that such an object has, be they empty (sections 4.5 to 4.10)."""
 
+_DOMAIN = (ck.CKA_PRIME, ck.CKA_BASE)
+_PARTS = {
+    ck.CKK_RSA: (ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT),
+    ck.CKK_DSA: (*_DOMAIN, ck.CKA_SUBPRIME),
+    ck.CKK_DH: _DOMAIN,
+    ck.CKK_X9_42_DH: (*_DOMAIN, ck.CKA_SUBPRIME),
+}
+"""CKK_ -> the same for what is public of such a key and its domain parameters; of a public key CKA_VALUE besides."""
+
 SHOWN = (ck.CKR_OK, ck.CKR_ATTRIBUTE_SENSITIVE, ck.CKR_ATTRIBUTE_TYPE_INVALID)
 """Answers of C_GetAttributeValue that came with values."""
 
@@ -205,10 +214,18 @@ def with_the_long(
     if rv != ck.CKR_OK:
         # Where one attribute is not there and another one is too long for its room, a module may say the former alone.
         asked = {each.type for each in query}
-        for kind in _HAS.get(number(shown.get(ck.CKA_CLASS)) or 0, ()):
+        for kind in _has(number(shown.get(ck.CKA_CLASS)), number(shown.get(ck.CKA_KEY_TYPE))):
             if kind in asked and kind not in shown:
                 shown.update(_long(connection, session, real, kind, deadline))
     return shown
+
+
+def _has(object_class: int | None, key_type: int | None) -> tuple[int, ...]:
+    """The attributes of any length that an object of this class and type has. CKK_RSA is 0, and no type is none."""
+    parts = () if key_type is None else _PARTS.get(key_type, ())
+    if object_class == ck.CKO_PUBLIC_KEY and parts and key_type != ck.CKK_RSA:
+        parts = (*parts, ck.CKA_VALUE)
+    return (*(() if object_class is None else _HAS.get(object_class, ())), *parts)
 
 
 def _long(connection: Connection, session: int, real: int, kind: int, deadline: float) -> dict[int, bytes]:

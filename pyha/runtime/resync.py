@@ -107,6 +107,29 @@ def resynchronise(
         return work.outcome(first, made if not steps else Plan(), finished=not steps)
 
 
+class _Troubles:
+    """Steps that did not succeed, as far as others must not be carried out then."""
+
+    def __init__(self) -> None:
+        self._members: set[int] = set()  # where something that a tombstone tells of was not done
+        self._unwritten: set[tuple[int, bytes]] = set()
+
+    def add(self, step: Step) -> None:
+        """This one failed. Of drift and duplicates no tombstone tells."""
+        if isinstance(step, Delete | Change) and step.superseded:
+            self._members.add(step.member)
+        elif isinstance(step, Write):
+            self._unwritten.add((step.member, step.label))
+
+    def forbid(self, step: Step) -> bool:
+        """Whether it would say that something is done which is not, or take the record away whose successor was not
+        written there."""
+        if not isinstance(step, Write | Clear):
+            return False
+        unwritten = isinstance(step, Clear) and (step.member, step.label) in self._unwritten
+        return unwritten or bool(step.presumes & self._members)
+
+
 class _Work:
     """One resync. `failed`: steps that a member refused, by what they were to do. `_doubted`: those that failed once
     without a reason."""
@@ -130,6 +153,7 @@ class _Work:
         self._reads = reads
         self._done = 0
         self._doubted: set[_Key] = set()
+        self._troubles = _Troubles()
         self._lookouts: list[Lookout] = []
         self._memories = [Memory() for _ in members]
 
@@ -178,20 +202,17 @@ class _Work:
     def to_do(self, made: Plan) -> tuple[Step, ...]:
         """The steps of a plan but those that failed, and those that say that one of these is done: a tombstone stays
         until its member has applied it, or the next plan would take what is left there for new, and copy it back."""
-        troubled = {key[1] for key in self.failed if key[0] in (Delete, Change)}
         return tuple(
-            each
-            for each in made.steps
-            if self.key(each) not in self.failed and not (isinstance(each, Write | Clear) and each.presumes & troubled)
+            each for each in made.steps if self.key(each) not in self.failed and not self._troubles.forbid(each)
         )
 
     def carry_out(self, steps: Sequence[Step]) -> bool:
         """Whether it came to the end of them. Raises LostMeanwhile."""
-        troubled: set[int] = set()  # members on which a deletion or a change did not succeed
+        troubles = _Troubles()
         for at, step in enumerate(steps):
             if at and not self._goes_on():
                 return False
-            if isinstance(step, Write | Clear) and step.presumes & troubled:
+            if troubles.forbid(step):
                 continue
             if isinstance(step, Change | Delete | Clear):
                 self._memories[step.member].forget(step.real)
@@ -206,8 +227,8 @@ class _Work:
                     self._doubted.add(key)
                 else:
                     self.failed[key] = _conflict(step, str(refusal))
-                if isinstance(step, Delete | Change):
-                    troubled.add(step.member)
+                    self._troubles.add(step)
+                troubles.add(step)
                 continue
             except SourceLost as loss:
                 assert isinstance(step, Copy | Change | Write)

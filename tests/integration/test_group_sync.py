@@ -207,6 +207,28 @@ def test_names_and_values_longer_than_most(sync: Sync) -> None:
     assert sync("--dry-run")[0] == 0
 
 
+def test_public_keys_longer_than_most(sync: Sync) -> None:
+    """Of two that differ in what is longer than 512 bytes none is one too many, and both can be copied."""
+    public = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_TOKEN: True, ck.CKA_PRIVATE: False, ck.CKA_ID: b"1"}
+    rsa = {**public, ck.CKA_KEY_TYPE: ck.CKK_RSA, ck.CKA_PUBLIC_EXPONENT: b"\1\0\1", ck.CKA_LABEL: b"rsa"}
+    dh = {**public, ck.CKA_KEY_TYPE: ck.CKK_DH, ck.CKA_PRIME: b"\xff" * 1024, ck.CKA_BASE: b"\2", ck.CKA_LABEL: b"dh"}
+    moduli = {b"\xff" * 1024, b"\xfe" * 1024}
+    with sync.made.member(0) as plain:
+        for modulus in moduli:
+            plain.create({**rsa, ck.CKA_MODULUS: modulus})
+        plain.create({**dh, ck.CKA_VALUE: b"\x13" * 1024})
+    assert sync()[0] == 0
+    for index in range(3):
+        with sync.made.member(index) as plain:
+            held = plain.find({ck.CKA_LABEL: b"rsa"})
+            assert len(held) == 2
+            assert {plain.read(real, ck.CKA_MODULUS)[ck.CKA_MODULUS] for real in held} == moduli
+            (real,) = plain.find({ck.CKA_LABEL: b"dh"})
+            shown = plain.read(real, ck.CKA_PRIME, ck.CKA_VALUE)
+            assert shown == {ck.CKA_PRIME: b"\xff" * 1024, ck.CKA_VALUE: b"\x13" * 1024}
+    assert sync("--dry-run")[0] == 0
+
+
 def test_an_answer_that_fails_changes_no_plan(sync: Sync, tmp_path: Path) -> None:
     """Whichever it is: a tombstone, or anything else, that could not be read once is not taken for absent."""
     made = sync.made
