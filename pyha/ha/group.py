@@ -92,7 +92,7 @@ class Group:
             cause=None,
             unsynchronised=unsynchronised,
         )
-        return replace(self._with(index, came), announced=False)
+        return replace(self._with(index, came)._worth_a_look(), announced=False)
 
     def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> "Group":
         """The member at `index` failed in its connection `generation`."""
@@ -110,7 +110,15 @@ class Group:
             unsynchronised=False,
             losses=losses,
         )
-        return self._with(index, out)
+        after = self._with(index, out)
+        # With nobody left to compare with, who was kept out for a difference can be of use.
+        return after if after._in() else after._worth_a_look()
+
+    def _worth_a_look(self) -> "Group":
+        """Who stays out because objects differ is compared with others than last time."""
+        return replace(
+            self, members=tuple(replace(each, attempts=each.attempts.worth_a_look()) for each in self.members)
+        )
 
     # -- recovery -----------------------------------------------------------------------------------------------
 
@@ -220,7 +228,7 @@ class Group:
         """The operator disables (State.DISABLED) or removes (State.REMOVED) the member at `index`; an attempt that
         brings it back is void."""
         out = replace(self.members[index], state=state, reason=reason, cause=None, unsynchronised=False)
-        return self._with(index, out)
+        return self._with(index, out)._worth_a_look()
 
     def wanted(self, index: int, contacted: bool) -> "Group":
         """The operator adds or enables the member at `index`, which is out. `contacted`: the group has asked its

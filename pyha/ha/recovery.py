@@ -7,7 +7,7 @@ attempt, else clear the count and the member is back.
 Source: SEMANTICS.md section 4 (recovery).
 """
 
-from pyha.cryptoki.plain import dataclass
+from pyha.cryptoki.plain import dataclass, replace
 from pyha.ha.settings import RecoverySettings
 
 NEVER = float("-inf")
@@ -35,6 +35,10 @@ class Attempts:
         """The member is back: the count starts again. The time stays, so that a member that comes and goes is tried no
         more often than one that stays away."""
         return Attempts(0, now, self.total + 1)
+
+    def worth_a_look(self) -> "Attempts":
+        """Something else has changed: what differed may not differ any more."""
+        return replace(self, differed=0) if self.differed else self
 
 
 UNTRIED = Attempts()

@@ -1,9 +1,10 @@
 """The group as a value: news in any order gives the state that SEMANTICS.md sections 1, 3 and 4 promise."""
 
-from pyha.ha.group import Group, Member, State
-from pyha.ha.settings import Role
+from pyha.ha.group import Cause, Group, Member, Occasion, State
+from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 
 A, B, C = 0, 1, 2
+EVERY_SECOND = RecoverySettings(RecoveryMode.BACKGROUND, interval=1.0)
 
 
 def group(*roles: Role) -> Group:
@@ -71,3 +72,28 @@ def test_the_loss_of_all_is_announced_once_until_a_member_is_back() -> None:
     gone = three().joined(A, 1).lost(A, 1, "gone").announce()
     assert gone.announced
     assert not gone.joined(B, 1).announced
+
+
+def differing() -> Group:
+    """The first member serves; the last has been looked at so often that the next look is far away. The second one has
+    been lost."""
+    now = three().joined(A, 1).lost(B, 1, "gone").lost(C, 1, "gone")
+    for attempt in range(6):
+        now = now.recovering(C)
+        now = now.stays_out(C, now.members[C].generation, "its objects differ", float(attempt), Cause.DIFFERS)
+    assert C not in now.due(EVERY_SECOND, Occasion.TIME, 15.0)
+    return now
+
+
+def test_who_differs_is_needed_soon_where_nobody_else_is_left() -> None:
+    """It may serve then: not after sixteen intervals without service."""
+    now = differing().lost(A, 1, "gone")
+    assert C in now.due(EVERY_SECOND, Occasion.TIME, 6.0)
+
+
+def test_who_differs_is_looked_at_soon_where_the_others_are_others_now() -> None:
+    """Another member brings what it lacks, or the one goes that had what nobody else can be given."""
+    back = differing().recovering(B)
+    back = back.returned(B, back.members[B].generation, 5.5)
+    assert C in back.due(EVERY_SECOND, Occasion.TIME, 6.0)
+    assert C in differing().taken_out(B, State.REMOVED, "removed").due(EVERY_SECOND, Occasion.TIME, 6.0)

@@ -41,7 +41,7 @@ def resynchronised(
     monkeypatch.setattr(resync, "Lookout", lambda *arguments: lookout)
     monkeypatch.setattr(resync, "_configured", lambda group: frozenset(NAMES))
     settings = SimpleNamespace(members=[SimpleNamespace(recorded_as=name) for name in NAMES])
-    group: Any = SimpleNamespace(clock=lambda: 0.0, name=NAMES.__getitem__, settings=settings)
+    group: Any = SimpleNamespace(clock=lambda: 0.0, name=NAMES.__getitem__, settings=settings, strategies=())
     members: Any = tuple(enumerate(tokens))
     return resync.resynchronise(group, members)
 
