@@ -320,7 +320,7 @@ def create_on(
 
     rv, real = step(group, index, connection, "C_CreateObject", attempt)
     if rv != ck.CKR_OK or real is None:
-        raise refused(rv, f"member {group.name(index)} refused the object")
+        raise refused(rv, f"member {group.name(index)} refused C_CreateObject")
     placed.add(index, connection, real, find)
     lacking = lacking_on(group, index, connection, real, promised)
     if lacking:
