@@ -34,6 +34,9 @@ GoesOn = Callable[[], bool]
 """Asked before each step but the first: whether to go on. May let others in meanwhile, whose doing the next plan sees.
 False: stop here."""
 
+Turns = Callable[[], int]
+"""How often others were let in so far."""
+
 Watch = Callable[[int, int, str], None]
 """Told of each step that was carried out: (how many of them, of how many, the step in words)."""
 
@@ -83,10 +86,11 @@ def resynchronise(
     goes_on: GoesOn = lambda: True,
     watch: Watch = lambda done, total, step: None,
     reads: Reads = lambda count: None,
+    turns: Turns = lambda: 0,
 ) -> Outcome:
     """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
     one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `goes_on` raises."""
-    work = _Work(group, tuple(members), only, goes_on, watch, reads)
+    work = _Work(group, tuple(members), only, goes_on, watch, reads, turns)
     with ExitStack() as looks:
         alike = work.seem_alike()
         made = work.plan() if alike else Plan()
@@ -142,6 +146,7 @@ class _Work:
         goes_on: GoesOn,
         watch: Watch,
         reads: Reads,
+        turns: Turns = lambda: 0,
     ) -> None:
         self.failed: dict[_Key, Conflict] = {}
         self.names = tuple(group.name(index) for index, _ in members)
@@ -151,6 +156,8 @@ class _Work:
         self._goes_on = goes_on
         self._watch = watch
         self._reads = reads
+        self._turns = turns
+        self._turn = turns()
         self._done = 0
         self._doubted: set[_Key] = set()
         self._troubles = _Troubles()
@@ -173,6 +180,10 @@ class _Work:
 
     def plan(self) -> Plan:
         """Read what all members hold now. Raises LostMeanwhile, Unreadable."""
+        if self._turn != self._turns():
+            # Others of this host were let in: what they changed on every member has no tombstone.
+            self._turn = self._turns()
+            self._memories = [Memory() for _ in self._members]
         before = [each.tombstones() for each in self._memories]
         again = any(each.shown for each in self._memories)
         sides = self._read()

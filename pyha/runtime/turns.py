@@ -15,7 +15,7 @@ from pyha.runtime.exclusion import Alone
 from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
-from pyha.runtime.resync import GoesOn, Outcome, Reads, Watch, resynchronise
+from pyha.runtime.resync import Outcome, Reads, Watch, resynchronise
 
 _PAUSE = 0.05
 """Seconds between two turns, in which those that waited get in."""
@@ -43,6 +43,7 @@ class _Turns:
         self._until = until
         self._inside = ExitStack()
         self._over = 0.0
+        self._taken = 0
         self.here = Alone()
 
     def __enter__(self) -> "_Turns":
@@ -54,6 +55,10 @@ class _Turns:
     def __exit__(self, *_: object) -> None:
         self._inside.close()
 
+    def taken(self) -> int:
+        """How often others were let in so far."""
+        return self._taken
+
     def goes_on(self) -> bool:
         """Whether there is time for one more step; at the end of a turn others get in first. Raises Occupied."""
         now = self._group.clock()
@@ -61,6 +66,7 @@ class _Turns:
             return False
         if now >= self._over:
             self._inside.close()
+            self._taken += 1
             time.sleep(_PAUSE)
             self.__enter__()
         return True
@@ -79,9 +85,11 @@ def resync_member(
     `until`: begin no step after this (monotonic seconds). Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft, and
     what `then` raises."""
 
-    def work(goes_on: GoesOn) -> Outcome:
+    def work(turns: _Turns) -> Outcome:
         members = [place for place in group.present() if place[0] != index]
-        return resynchronise(group, [*members, (index, connection)], goes_on=goes_on, watch=watch)
+        return resynchronise(
+            group, [*members, (index, connection)], goes_on=turns.goes_on, watch=watch, turns=turns.taken
+        )
 
     return _undisturbed(group, work, until, then)
 
@@ -96,23 +104,23 @@ def resync_group(
     """Make all members that are in hold the same. `only`: index of the one that is to be changed. `dry`: plan, and do
     nothing. Raises Occupied, LostMeanwhile, Unreadable, NobodyLeft."""
 
-    def work(goes_on: GoesOn) -> Outcome:
+    def work(turns: _Turns) -> Outcome:
         members = group.present()
         position = next((at for at, (index, _) in enumerate(members) if index == only), None)
-        return resynchronise(group, members, position, dry, goes_on, watch, reads)
+        return resynchronise(group, members, position, dry, turns.goes_on, watch, reads, turns.taken)
 
     return _undisturbed(group, work, None, lambda outcome: None)
 
 
 def _undisturbed(
-    group: GroupRuntime, work: Callable[[GoesOn], Outcome], until: float | None, then: Callable[[Outcome], None]
+    group: GroupRuntime, work: Callable[[_Turns], Outcome], until: float | None, then: Callable[[Outcome], None]
 ) -> Outcome:
     """What `work` comes to. Where somebody could not wait for it any longer, and made or changed what its last plan did
     not know of, once more."""
     first: Outcome | None = None
     while True:
         with _Turns(group, until) as turns:
-            outcome = work(turns.goes_on)
+            outcome = work(turns)
             if first is not None:
                 outcome = replace(outcome, first=first.first, done=first.done + outcome.done)
             if not turns.here.disturbed:

@@ -1,5 +1,6 @@
 """What a resync reads of its members for each of its plans."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,9 @@ from pyha.runtime.inventory import Memory, Shown
 TOMBSTONE = Tombstone(bytes(16), identity_of({}), None, (), frozenset({"away"}), 1)
 
 
-def work(monkeypatch: pytest.MonkeyPatch, tombstones: list[int]) -> tuple[Any, list[bool]]:
+def work(
+    monkeypatch: pytest.MonkeyPatch, tombstones: list[int], turns: Callable[[], int] = lambda: 0
+) -> tuple[Any, list[bool]]:
     """A resync of one member, and of each of its readings whether what was read before was believed. `tombstones`: the
     handles of those that are there, one more each time."""
     believed: list[bool] = []
@@ -37,7 +40,7 @@ def work(monkeypatch: pytest.MonkeyPatch, tombstones: list[int]) -> tuple[Any, l
     )
     connection: Any = None
     members = ((0, connection),)
-    made = resync._Work(group, members, None, lambda: True, lambda *told: None, lambda count: None)
+    made = resync._Work(group, members, None, lambda: True, lambda *told: None, lambda count: None, turns)
     return made, believed
 
 
@@ -63,3 +66,15 @@ def test_what_the_resync_made_itself_is_read(monkeypatch: pytest.MonkeyPatch) ->
     made._lookouts[0].made(1)
     made.plan()
     assert believed == [False, False]
+
+
+def test_whoever_was_let_in_meanwhile_makes_it_read_all_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a process of this host changes on every member has no tombstone, and would be taken back on one of them."""
+    turns = [0]
+    made, believed = work(monkeypatch, [], lambda: turns[0])
+    made.plan()
+    made.plan()
+    turns[0] = 1
+    made.plan()
+    made.plan()
+    assert believed == [False, True, False, True]
