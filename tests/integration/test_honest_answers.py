@@ -67,9 +67,13 @@ def same_name(app: Client, session: int) -> tuple[int, int]:
 
 def test_what_cannot_be_told_apart_elsewhere_is_changed_nowhere(group: Group) -> None:
     made = group(label="twins")
-    with client(made.module, made.environment) as app:
-        same_name(app, app.logged_in(app.slot_of("twins")))
     private = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_ID: b"same"}
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of("twins"))
+        same_name(app, session)
+        # Without their public keys nothing tells which is which.
+        for public in app.find(session, {**private, ck.CKA_CLASS: ck.CKO_PUBLIC_KEY})[1]:
+            assert app.destroy(session, public) == OK
     with client(made.module, made.environment) as app:
         session = app.logged_in(app.slot_of("twins"))
         first, second = app.find(session, private)[1]
