@@ -161,6 +161,7 @@ class ChangeCall:
         self.poisoned = 0  # helpers that it has ended
         self._group = group
         self._missed = missed
+        self._deletion = _Deletion()
         self._objects = Objects(group, function, values)
 
     def choose(self, excluded: set[int]) -> int | None:
@@ -172,10 +173,12 @@ class ChangeCall:
         self.index = index
         try:
             with housekeeping(connection, deadline) as session:
+                if self._deletion.is_made(connection, session, deadline):
+                    return ck.CKR_OK, []
                 values = self._objects.translate(index, connection, session, deadline)
                 rv, results = make_with(connection, self.function, values, deadline)
                 if self._missed is not None and _deletes(values) and rv == ck.CKR_OK:
-                    _expect_gone(connection, session, values[1], deadline)
+                    self._deletion.answered(connection, session, values[1], deadline)
                 return rv, results
         except MemberLost as loss:
             self.poisoned += loss.culprit
@@ -194,10 +197,25 @@ def _deletes(values: list[Any]) -> bool:
     return len(values) <= 2
 
 
-def _expect_gone(connection: Connection, session: int, real: int, deadline: float) -> None:
-    """Raises MemberLost where a member only says that it has destroyed an object, SearchFailed."""
-    if not is_gone(connection, session, real, deadline):
-        raise MemberLost(f"{STILL_THERE}; it needs a resync")
+class _Deletion:
+    """A deletion that its member has answered with CKR_OK is not repeated where the look for what it left is disturbed:
+    the object would not be found any more, and the member would be written down as one that lacked it."""
+
+    def __init__(self) -> None:
+        self._answered: tuple[Connection, int] | None = None
+
+    def is_made(self, connection: Connection, session: int, deadline: float) -> bool:
+        """Whether this member has answered it. Raises MemberLost where it only says so, SearchFailed."""
+        if self._answered is None or self._answered[0] is not connection:
+            return False
+        self.answered(connection, session, self._answered[1], deadline)
+        return True
+
+    def answered(self, connection: Connection, session: int, real: int, deadline: float) -> None:
+        """The member has answered CKR_OK. Raises MemberLost where the object is still there, SearchFailed."""
+        self._answered = connection, real
+        if not is_gone(connection, session, real, deadline):
+            raise MemberLost(f"{STILL_THERE}; it needs a resync")
 
 
 def _on_the_others(
@@ -227,14 +245,24 @@ def _on_the_others(
             group.news.audit(index, f"{function.name} was not given to it, because it had ended {poisoned} helpers")
             continue
 
-        def attempt(deadline: float, index: int = index, connection: Connection = connection) -> tuple[int, bool]:
+        deletion = _Deletion()
+
+        def attempt(
+            deadline: float,
+            index: int = index,
+            connection: Connection = connection,
+            deletion: _Deletion = deletion,
+        ) -> tuple[int, bool]:
+            with housekeeping(connection, deadline) as session:
+                if deletion.is_made(connection, session, deadline):
+                    return ck.CKR_OK, True
             real = bind(group, index, connection, entry, deadline, sure=True)
             if real is None:
                 return ck.CKR_OK, False
             with housekeeping(connection, deadline) as session:
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
                 if rv == ck.CKR_OK and _deletes(values):
-                    _expect_gone(connection, session, real, deadline)
+                    deletion.answered(connection, session, real, deadline)
             return rv, True
 
         missed.cover_at_last()
