@@ -151,21 +151,26 @@ def identity_of(
 
 def with_twins(
     objects: Sequence[tuple[Mapping[int, bytes], bytes | None]],
-    tell: Callable[[int, set[bytes]], bytes | None] = lambda position, points: None,
+    tell: Callable[[int, set[bytes]], bytes | None] = lambda position, points: min(points) if len(points) < 2 else None,
 ) -> list[Identity]:
     """The identities of all objects of a token at once: (attributes of `READ`, hash of the value) each. Gives private
     EC keys their twins without a search for each. `tell`: which of several points that of the object at this position
-    is; what it raises is raised."""
-    points: dict[tuple[bytes, bytes], set[bytes]] = {}
+    is, or whether the only one is, which has another label: its own may have been deleted. What it raises is raised."""
+    points: dict[tuple[bytes, bytes], dict[bytes, set[bytes]]] = {}  # with the labels of each
     for attributes, _ in objects:
         if number(attributes.get(ck.CKA_CLASS)) == ck.CKO_PUBLIC_KEY and attributes.get(ck.CKA_EC_POINT):
             pair = (attributes.get(ck.CKA_ID, b""), attributes.get(ck.CKA_EC_PARAMS, b""))
-            points.setdefault(pair, set()).add(attributes[ck.CKA_EC_POINT])
+            labels = points.setdefault(pair, {}).setdefault(attributes[ck.CKA_EC_POINT], set())
+            labels.add(attributes.get(ck.CKA_LABEL, b""))
     found = []
     for position, (attributes, value_hash) in enumerate(objects):
         twin = None
         if number(attributes.get(ck.CKA_CLASS)) == ck.CKO_PRIVATE_KEY and attributes.get(ck.CKA_ID):
-            own = points.get((attributes[ck.CKA_ID], attributes.get(ck.CKA_EC_PARAMS, b"")), set())
-            twin = tell(position, own) if len(own) > 1 else next(iter(own), None)
+            own = points.get((attributes[ck.CKA_ID], attributes.get(ck.CKA_EC_PARAMS, b"")), {})
+            label = attributes.get(ck.CKA_LABEL, b"")
+            if len(own) == 1 and all(label in labels for labels in own.values()):
+                twin = min(own)
+            elif own:
+                twin = tell(position, set(own))
         found.append(identity_of(attributes, value_hash, twin))
     return found

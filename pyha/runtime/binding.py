@@ -68,13 +68,15 @@ def _twin(
         Attribute(ck.CKA_EC_PARAMS, attributes[ck.CKA_EC_PARAMS]),
         Attribute(ck.CKA_ID, attributes[ck.CKA_ID]),
     )
-    points = {
-        read_attributes(connection, session, public, (ck.CKA_EC_POINT,), deadline).get(ck.CKA_EC_POINT) or b""
-        for public in search(connection, session, template, deadline)
-    } - {b""}
-    if len(points) > 1:
-        return twin_among(connection, real, attributes[ck.CKA_EC_PARAMS], points, deadline)
-    return points.pop() if points else None
+    points: dict[bytes, set[bytes]] = {}  # with the labels of each
+    for public in search(connection, session, template, deadline):
+        shown = read_attributes(connection, session, public, (ck.CKA_EC_POINT, ck.CKA_LABEL), deadline)
+        if shown.get(ck.CKA_EC_POINT):
+            points.setdefault(shown[ck.CKA_EC_POINT], set()).add(shown.get(ck.CKA_LABEL, b""))
+    label = attributes.get(ck.CKA_LABEL, b"")
+    if len(points) == 1 and all(label in labels for labels in points.values()):
+        return min(points)
+    return twin_among(connection, real, attributes[ck.CKA_EC_PARAMS], points, deadline) if points else None
 
 
 def bind(

@@ -1,6 +1,7 @@
 """Which public key is that of a private EC key, which shows no public part of its own: its twin.
 
-The one with its CKA_ID and curve, where there is one; of several the one that verifies what the private key signs.
+The one with its CKA_ID and curve, where there is one and has its label too; of several, or with another label, the one
+that verifies what the private key signs: where its own was deleted, another key's would be taken for it.
 Works on one member, on a session of its own, and leaves nothing there.
 
 Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
@@ -51,15 +52,15 @@ def proves(connection: Connection, real: int, proof: Signature, deadline: float)
 def twin_among(
     connection: Connection, real: int, parameters: bytes | None, points: Collection[bytes], deadline: float
 ) -> bytes | None:
-    """The twin of a private key (real handle) among these points; None where it cannot be told, or is none of them.
-    Raises as `proves` does."""
+    """The twin of a private key (real handle) among these points; None where it is none of them, or one of several and
+    it cannot be told which. Raises as `proves` does."""
     if len(points) > _MOST:
         return None
     for point in sorted(points):
         proof = twin_proof(parameters, point)
         if proof is None:
-            return None
+            return point if len(points) == 1 else None
         found = proves(connection, real, proof, deadline)
         if found is None or found:
-            return point if found else None
+            return point if found or len(points) == 1 else None
     return None

@@ -61,6 +61,21 @@ def test_a_deleted_pair_does_not_come_back_nor_its_record(made: TestGroup, first
     assert contents(made) == [[], [], []]
 
 
+def test_the_public_key_of_another_with_its_id_is_not_its_twin(made: TestGroup) -> None:
+    """When its own is gone already, and the member that was away has both."""
+    with made.application() as app:
+        for label in (b"gone", b"stays"):
+            named = {**NAMED, ck.CKA_LABEL: label}
+            public = {**named, ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256, ck.CKA_VERIFY: True}
+            app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, **named, ck.CKA_SIGN: True})
+    made.only(0, 1)
+    for object_class in (ck.CKO_PUBLIC_KEY, ck.CKO_PRIVATE_KEY):
+        with made.application() as app:
+            app.destroy(*app.find({ck.CKA_CLASS: object_class, ck.CKA_LABEL: b"gone"}))
+    synchronise(made)
+    assert [labels(each) for each in contents(made)] == [[b"stays", b"stays"]] * 3
+
+
 def test_of_two_that_look_alike_the_one_that_was_deleted_is_gone(made: TestGroup) -> None:
     with made.application() as app:
         pair(app)
