@@ -35,6 +35,8 @@ _PUBLIC_PART = (
     ck.CKA_OBJECT_ID,
 )
 
+_COMPARED = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART)
+
 READ = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART, ck.CKA_CHECK_VALUE)
 """Attributes to read for an identity. CKA_VALUE is read besides for the classes in `WITH_VALUE` only, where it is no
 secret key."""
@@ -79,6 +81,8 @@ class Identity:
     @property
     def object_class(self) -> int | None:
         """CKA_CLASS."""
+        if self.attributes and self.attributes[0][0] == ck.CKA_CLASS:  # the first of `READ`
+            return number(self.attributes[0][1])
         return number(self.get(ck.CKA_CLASS))
 
     @property
@@ -130,23 +134,25 @@ class Identity:
     def same(self, other: "Identity") -> bool:
         """Whether `other`, read on another member, is this object. CKA_CHECK_VALUE, the value and the twin count where
         both have them (a module may leave a copy's check value empty)."""
-        mine, theirs = dict(self.attributes), dict(other.attributes)
-        for kind in (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART):
-            if mine.get(kind) != theirs.get(kind):
+        if self.attributes != other.attributes:
+            mine, theirs = dict(self.attributes), dict(other.attributes)
+            for kind in _COMPARED:
+                if mine.get(kind) != theirs.get(kind):
+                    return False
+            if not _agree(mine.get(ck.CKA_CHECK_VALUE), theirs.get(ck.CKA_CHECK_VALUE)):
                 return False
-        pairs = (
-            (mine.get(ck.CKA_CHECK_VALUE), theirs.get(ck.CKA_CHECK_VALUE)),
-            (self.value_hash, other.value_hash),
-            (self.twin, other.twin),
-        )
-        return all(a == b for a, b in pairs if a and b)
+        return _agree(self.value_hash, other.value_hash) and _agree(self.twin, other.twin)
+
+
+def _agree(one: bytes | None, other: bytes | None) -> bool:
+    return one == other or not (one and other)
 
 
 def identity_of(
     attributes: Mapping[int, bytes], value_hash: bytes | None = None, twin: bytes | None = None
 ) -> Identity:
     """The identity of an object whose attributes of `READ` were read (absent ones left out)."""
-    return Identity(tuple((kind, attributes[kind]) for kind in READ if kind in attributes), value_hash, twin)
+    return Identity(tuple([(kind, attributes[kind]) for kind in READ if kind in attributes]), value_hash, twin)
 
 
 def with_twins(

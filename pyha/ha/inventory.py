@@ -84,6 +84,8 @@ class Side:
 
 def name_of(identity: Identity) -> Name:
     """What an object is called, and its public part: the same on every member, whatever a module tells of the rest."""
+    if identity.get(ck.CKA_CHECK_VALUE) is None:
+        return identity.attributes
     return tuple(pair for pair in identity.attributes if pair[0] != ck.CKA_CHECK_VALUE)
 
 

@@ -29,6 +29,8 @@ class Slot:
     @property
     def identity(self) -> Identity:
         """As the member shows it that shows most."""
+        if len(self.items) == 1:
+            return self.first.identity
         return max((self.items[member].identity for member in sorted(self.items)), key=_shown)
 
 
@@ -64,6 +66,8 @@ def _shown(identity: Identity) -> int:
 
 def _classes(items: Sequence[Item]) -> list[list[Item]] | None:
     """Objects of one name by print; None where those without one cannot be assigned."""
+    if len(items) == 1:
+        return [list(items)]
     by_print: dict[bytes | None, list[Item]] = {}
     for item in items:
         by_print.setdefault(print_of(item.identity), []).append(item)
@@ -94,6 +98,10 @@ def _counts(items: Iterable[Item]) -> Counter[int]:
 
 def _fill(items: list[Item], matched: Matched) -> None:
     """Put the objects of one class into slots: equal settings first, then in the order of their settings."""
+    alone = {item.member: item for item in items}
+    if len(alone) == len(items):  # one on each member that has any: they are one, whatever their settings
+        matched.slots.append(Slot({member: alone[member] for member in sorted(alone)}))
+        return
     slots: list[Slot] = []
     for member in sorted(_counts(items)):
         free: dict[Settings, list[Slot]] = {}

@@ -146,9 +146,11 @@ def _change(item: Item, kept: Kept, changes: list[Change], conflicts: list[Confl
 def _prove(item: Item, kept: Kept, changes: list[Change]) -> None:
     """A copy of a secret key that tells no check value, though another one does, may be one that nobody has proved:
     whoever made it was killed in between. It is given the check value, which only the same key takes."""
-    told = kept.slot.identity.get(ck.CKA_CHECK_VALUE)
     held = item.held
-    may = flag(dict(held.settings).get(ck.CKA_MODIFIABLE)) and held.identity.object_class == ck.CKO_SECRET_KEY
+    if held.identity.object_class != ck.CKO_SECRET_KEY:
+        return
+    told = kept.slot.identity.get(ck.CKA_CHECK_VALUE)
+    may = flag(dict(held.settings).get(ck.CKA_MODIFIABLE))
     if told and may and not held.identity.get(ck.CKA_CHECK_VALUE):
         before = item.identity
         proved = Attribute(ck.CKA_CHECK_VALUE, told)

@@ -12,7 +12,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
-from pyha.ha.arrays import ARRAYS, DATES, attribute_of, values_of
+from pyha.ha.arrays import ARRAYS, DATES, attribute_of, lost, values_of
 from pyha.ha.cloning import Carried, from_record
 from pyha.ha.identity import Identity, flag, identity_of, ulong
 from pyha.ha.records import EscrowRecord
@@ -30,7 +30,7 @@ from pyha.runtime.bench import Bench
 from pyha.runtime.copying import present_attributes
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import at_hand, read_attributes, search
-from pyha.runtime.inventory import hash_of_value, shown_by
+from pyha.runtime.inventory import Shown, hash_of_value, read_back, shown_by
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.originals import create_on
 from pyha.runtime.outcomes import Unreplicable, is_without_reason
@@ -44,12 +44,15 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import publish_on
-from pyha.runtime.showing import shown
+from pyha.runtime.showing import protections_of, shown
 from pyha.runtime.steps import Placed, step
 from pyha.runtime.strategy import carry, make_provable, strategy_of
 
 Place = tuple[int, Connection]
 """A member: its index in the group, and its connection."""
+
+Copied = tuple[int, Shown | None]
+"""The handle of a copy, and all that an inventory has to know of it where that was read already."""
 
 _EMPTY_BY_DEFAULT = (*DATES, *ARRAYS, ck.CKA_ALLOWED_MECHANISMS)
 _LAST = (ck.CKA_COPYABLE, ck.CKA_DESTROYABLE, ck.CKA_MODIFIABLE)
@@ -65,23 +68,23 @@ class SourceLost(Exception):
     """The member that the object was to come from is gone."""
 
 
-def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int | None:
-    """Bring the object with this handle on `source` to `target`: its handle there. None where it is no key, and by now
-    another object or none (whether a key is still there the caller looks). Raises Unreplicable, Refusal, MemberLost (of
-    the target), SourceLost."""
+def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> Copied | None:
+    """Bring the object with this handle on `source` to `target`. None where it is no key, and by now another object or
+    none (whether a key is still there the caller looks). Raises Unreplicable, Refusal, MemberLost (of the target),
+    SourceLost."""
     if copy.identity.object_class not in KEY_CLASSES:
         return _create(group, source, real, target, copy)
     placed = Placed()
     try:
         carried, proof = _wrapped(group, source, real, copy)
         promised = {**values_of(carried.template), **dict(copy.settings)}
-        return publish_on(group, *target, carried, proof, placed, promised)
+        return publish_on(group, *target, carried, proof, placed, promised), None
     except BaseException:
         placed.take_back(group)
         raise
 
 
-def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> int | None:
+def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> Copied | None:
     object_class = copy.identity.object_class or 0
     wanted = attributes_to_create(object_class, copy.identity.key_type)
     told = tuple(dict.fromkeys((*shown_by(object_class), *wanted, *_LAST)))
@@ -106,9 +109,20 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
     if template is None:
         return None
     promised = {**values_of(template), **dict(copy.settings)}
+    seen: list[Shown] = []
+
+    def look(
+        connection: Connection, session: int, made: int, promised: Mapping[int, bytes], deadline: float
+    ) -> tuple[int, ...]:
+        # In one call: what the next plan has to know of it, so that it is not read once more for that.
+        protections = protections_of(promised)
+        found, whole = read_back(connection, session, made, object_class, protections, deadline)
+        seen[:] = [whole]
+        return lost(promised, found)
+
     placed = Placed()
     try:
-        return create_on(group, *target, template, promised, placed)
+        return create_on(group, *target, template, promised, placed, look), seen[0]
     except BaseException:
         placed.take_back(group)
         raise

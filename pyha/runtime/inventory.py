@@ -26,6 +26,7 @@ from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, Unread, housekeeping, read_attributes, search
 from pyha.runtime.member import Connection
 from pyha.runtime.showing import shown as shown_now
+from pyha.runtime.showing import still_shown
 from pyha.runtime.twins import twin_among
 
 _NO_OBJECTS = (ck.CKO_HW_FEATURE, ck.CKO_MECHANISM)
@@ -72,6 +73,18 @@ class Shown:
     counts: bool = False  # as an object that every member has to have
 
 
+def read_back(
+    connection: Connection, session: int, real: int, object_class: int, more: tuple[int, ...], deadline: float
+) -> tuple[dict[int, bytes], Shown]:
+    """All that an inventory has to know of an object that was just made and is no secret: its attributes, `more` among
+    them, and as an inventory has it. Raises MemberLost, SearchFailed, Unread."""
+    wanted = tuple(dict.fromkeys((*_OF_CLASS.get(object_class, _ALL), *more)))
+    attributes = still_shown(connection, session, real, wanted, deadline)
+    hashed = hash_of_value(connection, session, real, attributes, deadline)
+    attributes.pop(ck.CKA_VALUE, None)
+    return attributes, Shown(attributes, hashed, counts=is_replicated(attributes) and not is_record(attributes))
+
+
 class Memory:
     """What was read of a connection's objects, by handle, for one resync: it is not read again where nobody of us has
     touched it. What is deleted or made meanwhile is seen, and by a new tombstone that more may have been changed."""
@@ -83,6 +96,12 @@ class Memory:
     def forget(self, real: int) -> None:
         """It was changed, or is another one now: a module may give the handle of what is gone once more."""
         self.shown.pop(real, None)
+
+    def keep(self, real: int, seen: Shown | None) -> None:
+        """It was made by us, and read back, or has to be read."""
+        self.forget(real)
+        if seen is not None:
+            self.shown[real] = seen
 
     def tombstones(self) -> set[int]:
         """Those that there are."""
@@ -133,7 +152,7 @@ def _inventory(group: GroupRuntime, connection: Connection, shown: Mapping[int, 
 
     identities = with_twins([(each.attributes, each.hashed) for _, each in replicated], tell)
     objects = tuple(
-        Held(real, identity, tuple((kind, each.attributes[kind]) for kind in COMPARED if kind in each.attributes))
+        Held(real, identity, tuple([(kind, each.attributes[kind]) for kind in COMPARED if kind in each.attributes]))
         for (real, each), identity in zip(replicated, identities, strict=True)
     )
     records = [each.record for each in shown.values()]
@@ -290,12 +309,12 @@ class Lookout:
         self._cost = 0.0
         self._last = now
         self.appeared: list[Identity] = []
-        self.ours: list[int] = []
+        self.ours: dict[int, Shown | None] = {}
 
-    def made(self, real: int) -> None:
-        """This one is ours."""
+    def made(self, real: int, seen: Shown | None = None) -> None:
+        """This one is ours. `seen`: as it was read back."""
         self._known.add(real)
-        self.ours.append(real)
+        self.ours[real] = seen
 
     def look(self, surely: bool = False) -> None:
         """`surely`: though it was done a moment ago. Raises MemberLost, SessionRefused, SearchFailed."""

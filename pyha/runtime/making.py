@@ -25,7 +25,7 @@ from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.objects import Entry
 from pyha.runtime.outcomes import Refusal
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.showing import weaknesses
+from pyha.runtime.showing import Look, weaknesses
 from pyha.runtime.steps import step
 
 
@@ -110,14 +110,19 @@ def identity_on(group: GroupRuntime, index: int, connection: Connection, real: i
 
 
 def lacking_on(
-    group: GroupRuntime, index: int, connection: Connection, real: int, promised: Mapping[int, bytes]
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    real: int,
+    promised: Mapping[int, bytes],
+    look: Look = weaknesses,
 ) -> str:
-    """The names of the protections of those `promised` that an object that was just made on this member lacks. Raises
-    MemberLost, Refusal."""
+    """The names of the protections of those `promised` that an object that was just made on this member lacks, as
+    `look` tells. Raises MemberLost, Refusal."""
 
     def attempt(deadline: float) -> tuple[int, tuple[int, ...]]:
         with at_hand(connection, deadline) as session:
-            return ck.CKR_OK, weaknesses(connection, session, real, promised, deadline)
+            return ck.CKR_OK, look(connection, session, real, promised, deadline)
 
     return type_names(step(group, index, connection, "C_GetAttributeValue", attempt)[1] or ())
 

@@ -35,7 +35,7 @@ from pyha.runtime.bench import Bench
 from pyha.runtime.failover import run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
-from pyha.runtime.housekeeping import SearchFailed, create, housekeeping, read_attributes
+from pyha.runtime.housekeeping import SearchFailed, at_hand, create, read_attributes
 from pyha.runtime.kept import Kept, KeptKey, KeptObject
 from pyha.runtime.making import MakeCall, identity_on, lacking_on
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
@@ -54,6 +54,7 @@ from pyha.runtime.proving import (
 from pyha.runtime.publishing import prove_copy, publish
 from pyha.runtime.refinding import made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
+from pyha.runtime.showing import Look, weaknesses
 from pyha.runtime.steps import Placed, on_each, step
 from pyha.runtime.strategy import carry, make_of, require_strategy
 
@@ -309,20 +310,21 @@ def create_on(
     template: Template,
     promised: Mapping[int, bytes],
     placed: Placed,
+    look: Look = weaknesses,
 ) -> int:
     """An object that is no secret on one member, which need not be in yet, with all the protections `promised`: its
-    real handle. Raises Refusal, MemberLost."""
+    real handle. `look` reads it back. Raises Refusal, MemberLost."""
     find = made_with(template)
 
     def attempt(deadline: float) -> tuple[int, int]:
-        with housekeeping(connection, deadline) as session:
+        with at_hand(connection, deadline) as session:
             return create(connection, session, template, deadline)
 
     rv, real = step(group, index, connection, "C_CreateObject", attempt)
     if rv != ck.CKR_OK or real is None:
         raise refused(rv, f"member {group.name(index)} refused C_CreateObject")
     placed.add(index, connection, real, find)
-    lacking = lacking_on(group, index, connection, real, promised)
+    lacking = lacking_on(group, index, connection, real, promised, look)
     if lacking:
         raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} makes it without {lacking}")
     return real

@@ -196,8 +196,8 @@ class _Work:
     def _read(self) -> list[Side]:
         sides: list[Side] = []
         for lookout, memory in zip(self._lookouts, self._memories, strict=False):
-            for real in lookout.ours:
-                memory.forget(real)
+            for real, seen in lookout.ours.items():
+                memory.keep(real, seen)
         self._lookouts = []
         counted = itertools.count(1)
         for place, memory in zip(self._members, self._memories, strict=True):

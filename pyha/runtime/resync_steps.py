@@ -68,7 +68,7 @@ def _copy(group: GroupRuntime, members: Sequence[Place], lookout: Lookout, copy:
             return
     made = clone(group, source, copy.real, members[copy.member], copy)
     if made is not None:
-        lookout.made(made)
+        lookout.made(*made)
 
 
 def _still(group: GroupRuntime, place: Place, real: int, identity: Identity) -> bool:

@@ -8,7 +8,8 @@ array means nothing, is not asked. What cannot be read of an array is never take
 Source: PKCS #11 Base Specification 2.40, section 5.7 (C_GetAttributeValue); REPLICATION.md (attributes of a copy).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 
 from pyha.abi.info import unpack_mechanism_info
 from pyha.cryptoki import constants as ck
@@ -28,6 +29,9 @@ from pyha.runtime.housekeeping import (
 )
 from pyha.runtime.member import Connection
 
+Look = Callable[[Connection, int, int, Mapping[int, bytes], float], tuple[int, ...]]
+"""What tells the protections that an object lacks, as `weaknesses` does."""
+
 _ENTRY = 24
 """Bytes of a CK_ATTRIBUTE."""
 
@@ -35,10 +39,7 @@ _ENTRY = 24
 def shown(connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float) -> dict[int, bytes]:
     """The attributes that the object has and shows, of those wanted, arrays packed; none only where it is not there.
     Raises MemberLost, SearchFailed, Unread."""
-    wanted = tuple(wanted)
-    plain = tuple(each for each in wanted if not is_attribute_array(each) and each not in DATES)
-    dates = tuple(each for each in wanted if each in DATES)
-    arrays = tuple(each for each in wanted if is_attribute_array(each))
+    plain, dates, arrays = _sorted(tuple(wanted))
     if arrays and not wraps(connection, deadline):
         arrays = ()
     query = (*(Query(each, None) for each in arrays), *room_for((*dates, *plain)))
@@ -65,18 +66,38 @@ def shown(connection: Connection, session: int, real: int, wanted: Iterable[int]
     return with_the_long(found, rv, connection, session, real, query, deadline)
 
 
+@lru_cache(64)
+def _sorted(wanted: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """What is asked for as it is; dates; arrays."""
+    return (
+        tuple(each for each in wanted if not is_attribute_array(each) and each not in DATES),
+        tuple(each for each in wanted if each in DATES),
+        tuple(each for each in wanted if is_attribute_array(each)),
+    )
+
+
 def weaknesses(
     connection: Connection, session: int, real: int, promised: Mapping[int, bytes], deadline: float
 ) -> tuple[int, ...]:
     """The protections of those `promised` (CKA_ -> value, arrays packed) that the object does not show. Raises
     MemberLost, SearchFailed, Unread."""
-    kinds = [kind for kind in promised if kind in _PROTECT and (promised[kind] or kind in PROTECTIONS)]
-    if not kinds:
-        return ()
-    found = shown(connection, session, real, kinds, deadline)
+    kinds = protections_of(promised)
+    return lost(promised, still_shown(connection, session, real, kinds, deadline)) if kinds else ()
+
+
+def protections_of(promised: Mapping[int, bytes]) -> tuple[int, ...]:
+    """Which of these attributes protect."""
+    return tuple(kind for kind in promised if kind in _PROTECT and (promised[kind] or kind in PROTECTIONS))
+
+
+def still_shown(
+    connection: Connection, session: int, real: int, wanted: Iterable[int], deadline: float
+) -> dict[int, bytes]:
+    """As `shown`, of an object that was just made. Raises MemberLost, SearchFailed, Unread."""
+    found = shown(connection, session, real, wanted, deadline)
     if not found:  # not there under this handle any more, which says nothing of the object
         raise SearchFailed(ck.CKR_OBJECT_HANDLE_INVALID)
-    return lost(promised, found)
+    return found
 
 
 _PROTECT = frozenset({*PROTECTIONS, *ARRAYS, ck.CKA_ALLOWED_MECHANISMS})
