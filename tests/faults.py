@@ -18,7 +18,7 @@ class Fault(StrEnum):
     SESSIONS = "once -> lose-sessions"
     LOGOUT = "once -> lose-login"
     POISON = 'data="POISON" -> crash'
-    SUBSTITUTE = "once -> substitute"
+    SUBSTITUTE = "-> substitute"
 
 
 class Faulty:
