@@ -293,7 +293,7 @@ def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity
         ]
         if equal:
             gone = Placed()
-            gone.add(index, connection, equal[0], record_like(record, identity))
+            gone.add(index, connection, equal[0], record_like(record, identity), equal=True)
             gone.take_back(group)
         if len(equal) > 1:
             group.news.compare_soon()

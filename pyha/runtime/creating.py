@@ -54,7 +54,7 @@ from pyha.runtime.outcomes import (
     is_without_reason,
     refused,
 )
-from pyha.runtime.refinding import made_with, went_with_its_login
+from pyha.runtime.refinding import clear_remainder, made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, expect_tokens, on_each, step
@@ -245,6 +245,11 @@ def _repeat(
         first = MakeCall(group, function, values, None)
         rv, results = run(group, first)
         if rv != ck.CKR_OK or first.connection is None:
+            if is_without_reason(rv) and first.last is not None:
+                try:
+                    _expect_no_remainder(group, *first.last, part)
+                except MemberLost as loss:
+                    group.lost(first.last[0], first.last[1].generation, str(loss))
             creation.warn()
             return rv, []
         placed.add(first.index, first.connection, results[part.result], made_with(part.asked))
@@ -309,10 +314,26 @@ def _again(
             return rv, results[part.result] if rv == ck.CKR_OK else 0
 
     rv, real = step(group, index, connection, function.name, attempt, objects.unbind)
+    if is_without_reason(rv):
+        _expect_no_remainder(group, index, connection, part)
     if rv != ck.CKR_OK or real is None:
         raise refused(rv, f"member {group.name(index)} refused what the primary accepted")
     placed.add(index, connection, real, made_with(part.asked))
     return real
+
+
+def _expect_no_remainder(group: GroupRuntime, index: int, connection: Connection, part: Part) -> None:
+    """A member that failed without a reason has made nothing all the same, as far as a name tells. Raises MemberLost,
+    Refusal."""
+    if not value_of(part.asked, ck.CKA_LABEL) and not value_of(part.asked, ck.CKA_ID):
+        return
+
+    def attempt(deadline: float) -> tuple[int, None]:
+        with housekeeping(connection, deadline) as session:
+            clear_remainder(connection, session, part.asked, None, False, deadline)
+        return ck.CKR_OK, None
+
+    step(group, index, connection, "C_FindObjectsInit", attempt)
 
 
 _COMPARED = (ck.CKA_CHECK_VALUE, ck.CKA_ALLOWED_MECHANISMS, *ARRAYS, *PROTECTIONS)

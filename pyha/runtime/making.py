@@ -31,7 +31,7 @@ from pyha.runtime.steps import step
 
 class MakeCall:
     """One creating call on one member. After CKR_OK `index`, `connection` and `real_session` say where; the results
-    are the call's.
+    are the call's. `last`: where it was tried last.
 
     `holder`: make it on the holder session of this virtual session; None: on a real session of its own (`workbench`),
     which the caller discards.
@@ -44,6 +44,7 @@ class MakeCall:
         self.index = -1
         self.connection: Connection | None = None
         self.real_session = 0
+        self.last: tuple[int, Connection] | None = None
         self._group = group
         self._holder = holder
         self._objects = Objects(group, function, values)
@@ -68,6 +69,7 @@ class MakeCall:
         else:
             session = connection.open_session(deadline)
         done = False
+        self.last = index, connection
         try:
             values = self._objects.translate(index, connection, session, deadline)
             rv, results = make_with(connection, self.function, values, deadline)

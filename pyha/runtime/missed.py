@@ -121,7 +121,7 @@ class Missed:
             )
             if rv != ck.CKR_OK or real is None:
                 raise refused(rv, f"member {self._group.name(index)} refused the tombstone")
-            self._placed.add(index, connection, real, find)
+            self._placed.add(index, connection, real, find, equal=True)
 
         try:
             on_each(self._group, work)

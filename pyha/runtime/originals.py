@@ -52,7 +52,7 @@ from pyha.runtime.proving import (
     public_proof,
 )
 from pyha.runtime.publishing import prove_copy, publish
-from pyha.runtime.refinding import made_with, went_with_its_login
+from pyha.runtime.refinding import clear_remainder, made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.showing import Look, weaknesses
 from pyha.runtime.steps import Placed, on_each, step
@@ -276,13 +276,13 @@ def _publish_all(
                 assert prepared.carried is not None
                 assert prepared.proof is not None
                 assert prepared.key is not None
-                made = publish(group, prepared.carried, prepared.proof, prepared.key, placed)
+                made = publish(group, prepared.carried, prepared.proof, prepared.key, placed, call.function.random)
                 creation.made(prepared.key)
                 entry = group.objects.made(prepared.key, made)
                 entry.value_length = prepared.carried.value_length
             else:
                 template = created_template(part.asked, prepared.shown[part.result], token=True)
-                made = create_everywhere(group, template, placed)
+                made = create_everywhere(group, template, placed, call.function.random)
                 identity = identity_of_made(group, made)
                 creation.made(identity)
                 entry = group.objects.made(identity, made)
@@ -297,10 +297,15 @@ def _publish_all(
     return answer
 
 
-def create_everywhere(group: GroupRuntime, template: Template, placed: Placed) -> list[tuple[Connection, int]]:
-    """An object that is no secret on every member that is in. Raises Refusal, NobodyLeft."""
+def create_everywhere(
+    group: GroupRuntime, template: Template, placed: Placed, fresh: bool
+) -> list[tuple[Connection, int]]:
+    """An object that is no secret on every member that is in. `fresh`: there is no such one yet. Raises Refusal,
+    NobodyLeft."""
     promised = values_of(template)
-    return on_each(group, lambda index, connection: create_on(group, index, connection, template, promised, placed))
+    return on_each(
+        group, lambda index, connection: create_on(group, index, connection, template, promised, placed, fresh=fresh)
+    )
 
 
 def create_on(
@@ -311,14 +316,19 @@ def create_on(
     promised: Mapping[int, bytes],
     placed: Placed,
     look: Look = weaknesses,
+    fresh: bool | None = None,
 ) -> int:
     """An object that is no secret on one member, which need not be in yet, with all the protections `promised`: its
-    real handle. `look` reads it back. Raises Refusal, MemberLost."""
+    real handle. `look` reads it back. `fresh`: there is no such one yet; None: in a resync, which sees what was made.
+    Raises Refusal, MemberLost."""
     find = made_with(template)
 
     def attempt(deadline: float) -> tuple[int, int]:
         with at_hand(connection, deadline) as session:
-            return create(connection, session, template, deadline)
+            rv, real = create(connection, session, template, deadline)
+            if fresh is not None and is_without_reason(rv):
+                clear_remainder(connection, session, template, None, fresh, deadline)
+            return rv, real
 
     rv, real = step(group, index, connection, "C_CreateObject", attempt)
     if rv != ck.CKR_OK or real is None:
@@ -422,7 +432,7 @@ def publish_kept(group: GroupRuntime, entry: Entry, values: list[Any], part: "Pa
     identity = identity_of(attributes, None, entry.identity.twin)
     creation = Creation(group, "C_CopyObject")
     try:
-        made = publish(group, replace(kept.carried, template=template), kept.proof, identity, creation.placed)
+        made = publish(group, replace(kept.carried, template=template), kept.proof, identity, creation.placed, False)
         creation.made(identity)
     except BaseException:
         creation.take_back()

@@ -22,17 +22,18 @@ from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.member import Connection
 from pyha.runtime.outcomes import Unreplicable, is_without_reason, refused
 from pyha.runtime.proving import CheckValue, Proof
-from pyha.runtime.refinding import made_with, record_like
+from pyha.runtime.refinding import clear_remainder, made_with, record_like
 from pyha.runtime.showing import weaknesses
 from pyha.runtime.steps import Placed, on_each, step
 from pyha.runtime.strategy import make_of, make_provable
 
 
 def publish(
-    group: GroupRuntime, carried: Carried, proof: Proof, identity: Identity, placed: Placed
+    group: GroupRuntime, carried: Carried, proof: Proof, identity: Identity, placed: Placed, fresh: bool
 ) -> list[tuple[Connection, int]]:
-    """Put the key on every member that is in: (connection, real handle) each. Raises Refusal, Unreplicable,
-    NobodyLeft; what was made is in `placed`, and is the caller's to take back."""
+    """Put the key on every member that is in: (connection, real handle) each. `fresh`: it is a new one, of which there
+    is no copy yet. Raises Refusal, Unreplicable, NobodyLeft; what was made is in `placed`, and is the caller's to take
+    back."""
     direct = _proves_itself(carried.template, proof)
     for_ever = value_of(carried.template, ck.CKA_DESTROYABLE) == b"\0"
     if not direct or for_ever:
@@ -42,7 +43,9 @@ def publish(
         record = carried.record(group.settings.id, identity)
         write_records(group, record, identity, placed)
     held, promised = proof if direct else None, values_of(carried.template)
-    return on_each(group, lambda index, connection: _place(group, index, connection, carried, held, placed, promised))
+    return on_each(
+        group, lambda index, connection: _place(group, index, connection, carried, held, placed, promised, fresh)
+    )
 
 
 def publish_on(
@@ -136,9 +139,10 @@ def _place(
     proof: Proof | None,
     placed: Placed,
     promised: Mapping[int, bytes],
+    fresh: bool | None = None,
 ) -> int:
     """The token object on one member, proved where there is a proof that it can be put to, and no weaker than it was
-    promised to be: its real handle."""
+    promised to be: its real handle. `fresh`: as `publish` has it; None: in a resync, which sees what was made."""
 
     find = made_with(carried.template, proof)
     tried = False
@@ -151,6 +155,8 @@ def _place(
                 placed.take_back_last(connection, session, deadline)
                 tried = False
             rv, real = make_of(Bench(group, connection, session, deadline), carried, carried.template)
+            if fresh is not None and is_without_reason(rv):
+                clear_remainder(connection, session, carried.template, proof, fresh, deadline)
             if rv != ck.CKR_OK:
                 return rv, 0
             placed.add(index, connection, real, find)
@@ -202,6 +208,6 @@ def write_records(group: GroupRuntime, record: EscrowRecord, identity: Identity,
         )
         if rv != ck.CKR_OK or real is None:
             raise refused(rv, f"member {group.name(index)} refused the escrow record")
-        placed.add(index, connection, real, find)
+        placed.add(index, connection, real, find, equal=True)
 
     on_each(group, work)

@@ -10,12 +10,13 @@ Source: SEMANTICS.md sections 2 (healing) and 5 (nothing half-made stays).
 from collections.abc import Callable
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import Identity
 from pyha.ha.records import EscrowRecord
 from pyha.runtime import escrow
-from pyha.runtime.housekeeping import search
-from pyha.runtime.member import Connection
+from pyha.runtime.housekeeping import SearchFailed, destroy, is_gone, search
+from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.proving import CheckValue, Proof
 
 Find = Callable[[Connection, int, float], list[int]]
@@ -51,6 +52,29 @@ def made_with(template: Template, proof: Proof | None = None) -> Find:
         return found
 
     return find
+
+
+def clear_remainder(
+    connection: Connection, session: int, template: Template, proof: Proof | None, fresh: bool, deadline: float
+) -> None:
+    """Of a member that failed without a reason at making this token object: it may have made it all the same, under a
+    handle that nobody was told. `fresh`: there was none of the same value before; then what `proof` holds for, or has
+    the public key of the template, is destroyed. Raises MemberLost where it cannot be told what is there, or be
+    destroyed: its resync sees what the others have."""
+    public = any(each.type in (ck.CKA_MODULUS, ck.CKA_EC_POINT) and each.value for each in template)
+    try:
+        for real in made_with(template)(connection, session, deadline):
+            if not fresh or (proof is None and not public):
+                raise MemberLost(_DOUBTFUL)
+            if proof is None or proof.holds(connection, session, real, deadline):
+                rv = destroy(connection, session, real, deadline)
+                if not is_gone(connection, session, real, deadline):
+                    raise MemberLost(f"{_DOUBTFUL}: C_DestroyObject answered {rv_name(rv)}")
+    except (SearchFailed, SessionRefused) as failure:
+        raise MemberLost(f"{_DOUBTFUL}: {failure}") from None
+
+
+_DOUBTFUL = "it may hold what it failed to make; it needs a resync"
 
 
 def went_with_its_login(connection: Connection, session: int, deadline: float) -> list[int]:

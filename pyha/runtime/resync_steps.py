@@ -210,7 +210,7 @@ def _clear(group: GroupRuntime, place: Place, clear: Clear) -> None:
 def _destroyed(connection: Connection, session: int, real: int, deadline: float) -> int:
     """The CK_RV of destroying it. Raises Refusal where the module only says so, MemberLost, SearchFailed."""
     rv = destroy(connection, session, real, deadline)
-    if rv == ck.CKR_OK and not is_gone(connection, session, real, deadline):
+    if rv in _GONE and not is_gone(connection, session, real, deadline):
         raise Refusal(ck.CKR_FUNCTION_FAILED, STILL_THERE)
     return rv
 

@@ -128,13 +128,15 @@ def on_first(group: GroupRuntime, work: Callable[[int, Connection], T | None]) -
 @dataclass(frozen=True, slots=True)
 class Made:
     """One object on one member (index, connection, real handle). `logins`: the connection's count of logins then, for
-    with a login go the handles of private objects. `find`: looks for it after that; None where nobody could."""
+    with a login go the handles of private objects. `find`: looks for it after that; None where nobody could. `equal`:
+    one like it would do as well."""
 
     index: int
     connection: Connection
     real: int
     logins: int
     find: Find | None
+    equal: bool
 
     @property
     def forgotten(self) -> bool:
@@ -148,9 +150,9 @@ class Placed:
 
     objects: list[Made] = field(default_factory=list)
 
-    def add(self, index: int, connection: Connection, real: int, find: Find | None = None) -> None:
+    def add(self, index: int, connection: Connection, real: int, find: Find | None = None, equal: bool = False) -> None:
         """One object more."""
-        self.objects.append(Made(index, connection, real, connection.logins, find))
+        self.objects.append(Made(index, connection, real, connection.logins, find, equal))
 
     def has(self, connection: Connection, real: int) -> bool:
         """Whether this object is one of them."""
@@ -211,6 +213,8 @@ def _destroy_once(made: Made, session: int, deadline: float) -> int:
     expect_login(made.connection, session, deadline)
     if not made.forgotten:
         rv = destroy(made.connection, session, made.real, deadline)
+        if rv == ck.CKR_OBJECT_HANDLE_INVALID and not made.forgotten:
+            _expect_none_like_it(made, session, deadline)
         if rv == ck.CKR_OK or not made.forgotten:
             return _expect_gone(made.connection, session, made.real, rv, deadline)
     found = made.find(made.connection, session, deadline) if made.find is not None else None
@@ -221,6 +225,13 @@ def _destroy_once(made: Made, session: int, deadline: float) -> int:
     return _expect_gone(
         made.connection, session, found[0], destroy(made.connection, session, found[0], deadline), deadline
     )
+
+
+def _expect_none_like_it(made: Made, session: int, deadline: float) -> None:
+    """A handle that a member does not know any more says nothing of the object: another thread may have healed the
+    login right after it was made. Raises MemberLost where there is one that may be it, SearchFailed, SessionRefused."""
+    if made.find is not None and not made.equal and made.find(made.connection, session, deadline):
+        raise MemberLost(f"it does not know the handle of what was made there; {_NEEDED}")
 
 
 def _expect_gone(connection: Connection, session: int, real: int, rv: int, deadline: float) -> int:

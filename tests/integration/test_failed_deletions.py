@@ -19,6 +19,7 @@ from tests.integration.test_tombstones_applied import aes, held, recovering, ret
 
 Group = Callable[..., TestGroup]
 LIES = "answer CKR_OK"
+UNKNOWN = "answer CKR_OBJECT_HANDLE_INVALID"
 FAILS = "answer CKR_FUNCTION_FAILED"
 
 
@@ -45,11 +46,12 @@ def test_what_a_member_keeps_of_a_deletion(group: Group, tmp_path: Path, index: 
     assert held(made) == [0] * 3
 
 
-def test_what_a_member_keeps_of_a_creation_that_was_refused(group: Group, tmp_path: Path) -> None:
+@pytest.mark.parametrize("action", [LIES, UNKNOWN])
+def test_what_a_member_keeps_of_a_creation_that_was_refused(group: Group, tmp_path: Path, action: str) -> None:
     made = recovering(group)
     plans = behind_chaos(made, tmp_path)
     with made.application() as app:
-        plans[0].set(f"C_DestroyObject -> {LIES}")
+        plans[0].set(f"C_DestroyObject -> {action}")
         plans[2].set("C_UnwrapKey nth=1 -> answer CKR_DEVICE_MEMORY")
         with pytest.raises(Answered, match="CKR_DEVICE_MEMORY"):
             aes(app)

@@ -1,0 +1,72 @@
+"""A member has made an object and says that it failed, or does not know the handle of what it has just made any more:
+nothing of it stays when the creation is begun once more or taken back."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import behind_chaos
+from tests.integration.conftest import TestGroup
+from tests.integration.replication_tools import scene
+from tests.integration.test_creation_heals import gone, labelled
+from tests.integration.test_recovery import until
+from tests.integration.test_replication_faults import MAKERS
+from tests.integration.test_tombstones_applied import held, recovering, returned
+
+Group = Callable[..., TestGroup]
+
+
+@pytest.mark.parametrize(
+    ("maker", "index", "call"),
+    [
+        ("aes", 0, "C_UnwrapKey nth=1"),
+        ("aes", 1, "C_UnwrapKey nth=1"),
+        ("pair", 0, "C_UnwrapKey nth=1"),
+        ("pair", 1, "C_UnwrapKey nth=1"),
+        ("pair", 0, "C_CreateObject nth=2"),
+        ("pair", 1, "C_CreateObject nth=1"),
+    ],
+)
+def test_what_was_made_all_the_same_does_not_stay(
+    group: Group, tmp_path: Path, maker: str, index: int, call: str
+) -> None:
+    made = group(members=2, label="remains")
+    plan = behind_chaos(made, tmp_path)[index]
+    with scene(made) as it:
+        count = 2 if maker == "pair" else 1
+        entry = f"{call} once -> answer-after CKR_GENERAL_ERROR"
+        plan.set(entry)
+        MAKERS[maker](it.app)
+        assert plan.count(entry)
+        assert labelled(it, b"made") == [count, count]
+        gone(it.app, b"made")
+        assert labelled(it, b"made") == it.records() == [0, 0]
+    assert made.logged() == ""
+
+
+@pytest.mark.parametrize(
+    ("maker", "index", "call"),
+    [
+        ("imported", 2, "C_UnwrapKey nth=1"),
+        ("repeated", 0, "C_CreateObject nth=1"),
+        ("repeated", 2, "C_CreateObject nth=1"),
+    ],
+)
+def test_of_what_may_have_been_there_before_a_resync_decides(
+    group: Group, tmp_path: Path, maker: str, index: int, call: str
+) -> None:
+    """It is not destroyed: the application may have made another copy of the same key before."""
+    made = recovering(group)
+    plan = behind_chaos(made, tmp_path)[index]
+    with made.application() as app:
+        entry = f"{call} once -> answer-after CKR_GENERAL_ERROR"
+        plan.set(entry)
+        MAKERS[maker](app, b"it")
+        assert plan.count(entry)
+        until(made, f"member {made.tokens[index].label} lost: it may hold what it failed to make")
+        returned(made, index)
+        with scene(made) as it:
+            assert labelled(it, b"it") == [1, 1, 1]
+        gone(app, b"it")
+    assert held(made) == [0] * 3
