@@ -282,7 +282,18 @@ class Worker(threading.Thread):
         """Exactly these objects have the label. Raises Wrong."""
         rv, found = self.load.app.find(self.session, {ck.CKA_LABEL: label})
         check(rv, "C_FindObjects")
+        more = set(found) - known
+        if more and {self._shown(each) for each in more} <= {self._shown(each) for each in known}:
+            # SoftHSM may give one file two handles in a process: an index that another process's change sets off sees
+            # it before who is making it has filed it. What is there twice stays when this is deleted, and is found in
+            # the end on the token itself.
+            self.load.counted("shown twice", 0)
+            found = [each for each in found if each not in more]
         must(len(found) == len(known) and set(found) == known, f"{label.decode()}: found {found}, not {sorted(known)}")
+
+    def _shown(self, handle: int) -> tuple[bytes | None, ...]:
+        kinds = (ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_LABEL, ck.CKA_ID)
+        return tuple(self.load.app.get(self.session, handle, kind)[1] for kind in kinds)
 
     def reopen(self) -> None:
         rv, fresh = self.load.app.open(self.load.slot)
