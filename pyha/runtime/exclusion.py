@@ -3,7 +3,8 @@
 Inside the process a `Gate`; between processes record locks on the configuration file, which all of them read, whoever
 they run as. Only shared locks are taken, because those need no right to write: who makes or changes objects holds the
 group's first byte and goes on where nobody holds the second; who wants to be alone holds the second, alone, and waits
-until nobody holds the first. So who waits to be alone goes before those who come later.
+until nobody holds the first. So who waits to be alone goes before those who come later. A resync lets them in now and
+then and must not lose its place to another one meanwhile: it holds a third byte, which nobody else asks for.
 
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
 object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free.
@@ -22,6 +23,8 @@ from pyha.runtime import log
 from pyha.runtime.gate import Gate, GateTimeout
 from pyha.runtime.lock_file import LockFile
 
+_APART = 1 << 50
+"""From a group's first byte to its third: beyond the first two of all groups."""
 _LONGEST_PAUSE = 0.02
 """Seconds between two looks at a lock that somebody holds."""
 
@@ -45,6 +48,7 @@ class Exclusion:
         # Far behind the end of every file, where nobody else looks: two bytes a group.
         self._makers = int.from_bytes(sha256(group_id).digest()[:6]) << 1
         self._loner = self._makers + 1
+        self._resync = self._makers + _APART
         self._patient = True
         self._said: set[str] = set()
 
@@ -93,6 +97,22 @@ class Exclusion:
         finally:
             self._gate.leave()
 
+    @contextmanager
+    def resync(self, deadline: float) -> Iterator[None]:
+        """The whole of one resync, in which it is `alone` again and again: another one comes after it. Raises
+        GateTimeout at `deadline` (on the clock)."""
+        file = self._opened()
+        try:
+            if file is not None:
+                try:
+                    self._win(file, self._resync, deadline)
+                except OSError:
+                    raise GateTimeout from None
+            yield
+        finally:
+            if file is not None:
+                file.close()
+
     def _enter(self, deadline: float) -> bool:
         try:
             self._gate.enter(deadline, alone=False, clock=self._clock)
@@ -120,16 +140,20 @@ class Exclusion:
         self._say("somebody keeps the lock of a resync: objects are made and changed beside it")
 
     def _hold(self, file: LockFile, deadline: float) -> None:
+        self._win(file, self._loner, deadline)
+        pauses = _pauses()
+        while file.is_held(self._makers):
+            self._pause(pauses, deadline)
+
+    def _win(self, file: LockFile, byte: int, deadline: float) -> None:
         pauses = _pauses()
         while True:
-            if not file.is_held(self._loner):
-                file.hold(self._loner)
+            if not file.is_held(byte):
+                file.hold(byte)
                 # Two may have come at once: both see that, and try again at different times.
-                if not file.is_held(self._loner):
-                    break
-                file.drop(self._loner)
-            self._pause(pauses, deadline)
-        while file.is_held(self._makers):
+                if not file.is_held(byte):
+                    return
+                file.drop(byte)
             self._pause(pauses, deadline)
 
     def _pause(self, pauses: Iterator[float], deadline: float) -> None:

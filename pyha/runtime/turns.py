@@ -21,6 +21,9 @@ _PAUSE = 0.05
 """Seconds between two turns, in which those that waited get in."""
 
 
+_OCCUPIED = "objects are being made or changed, or another process resynchronises"
+
+
 class Occupied(Exception):
     """Creations and changes could not be excluded in time: one phrase."""
 
@@ -32,7 +35,16 @@ def alone(group: GroupRuntime) -> Iterator[Alone]:
         with group.changes.alone(group.deadline()) as here:
             yield here
     except GateTimeout:
-        raise Occupied("objects are being made or changed, or another process resynchronises") from None
+        raise Occupied(_OCCUPIED) from None
+
+
+@contextmanager
+def _resyncing(group: GroupRuntime) -> Iterator[None]:
+    try:
+        with group.changes.resync(group.deadline()):
+            yield
+    except GateTimeout:
+        raise Occupied(_OCCUPIED) from None
 
 
 class _Turns:
@@ -115,8 +127,17 @@ def resync_group(
 def _undisturbed(
     group: GroupRuntime, work: Callable[[_Turns], Outcome], until: float | None, then: Callable[[Outcome], None]
 ) -> Outcome:
-    """What `work` comes to. Where somebody could not wait for it any longer, and made or changed what its last plan did
-    not know of, once more."""
+    """What `work` comes to, beside no other resync: between two turns that would take the place of this one, which
+    could begin again from the start, and so the two for ever."""
+    with _resyncing(group):
+        return _repeated(group, work, until, then)
+
+
+def _repeated(
+    group: GroupRuntime, work: Callable[[_Turns], Outcome], until: float | None, then: Callable[[Outcome], None]
+) -> Outcome:
+    """Where somebody could not wait for it any longer, and made or changed what its last plan did not know of, once
+    more."""
     first: Outcome | None = None
     while True:
         with _Turns(group, until) as turns:

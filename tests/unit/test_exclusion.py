@@ -7,12 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from pyha.runtime import log
 from pyha.runtime.exclusion import Exclusion
 from pyha.runtime.gate import GateTimeout
+from pyha.runtime.turns import _undisturbed
 
 GROUP = bytes(16)
 PAST = 0.0
@@ -82,6 +85,31 @@ def test_two_are_not_alone_together(conf: Path) -> None:
     with on(conf).alone(PAST):
         assert not can_be_alone(conf)
     assert can_be_alone(conf)
+
+
+def test_a_resync_keeps_its_place_between_its_turns(conf: Path, logged: Callable[[], list[str]]) -> None:
+    """Two that let each other in between their turns would both begin again from the start, and so for ever."""
+    here, there = on(conf), on(conf)
+    group: Any = SimpleNamespace(changes=here, clock=Ticking(), settings=SimpleNamespace(deadline=1.0))
+    group.deadline = lambda: FAR
+    turns: list[int] = []
+
+    def work(its: Any) -> Any:
+        for _ in range(3):
+            with pytest.raises(GateTimeout), there.resync(PAST):
+                pass
+            with pytest.raises(GateTimeout), there.alone(PAST):
+                pass
+            assert its.goes_on()  # the clock goes on by more than a turn
+            turns.append(1)
+        return SimpleNamespace(finished=True)
+
+    _undisturbed(group, work, None, lambda outcome: None)
+    assert len(turns) == 3
+    with there.resync(FAR), there.shared(FAR), there.shared(FAR):
+        pass
+    with here.resync(FAR), there.shared(FAR):  # what is made and changed does not wait for it
+        assert not logged()
 
 
 def test_another_group_of_the_same_file_is_not_concerned(conf: Path, logged: Callable[[], list[str]]) -> None:
