@@ -76,7 +76,7 @@ def _twin(
     label = attributes.get(ck.CKA_LABEL, b"")
     if len(points) == 1 and all(label in labels for labels in points.values()):
         return min(points)
-    return twin_among(connection, real, attributes[ck.CKA_EC_PARAMS], points, deadline) if points else None
+    return twin_among(connection, real, attributes, points, deadline) if points else None
 
 
 def bind(

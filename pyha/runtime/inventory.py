@@ -148,7 +148,7 @@ def _inventory(group: GroupRuntime, connection: Connection, shown: Mapping[int, 
 
     def tell(position: int, points: set[bytes]) -> bytes | None:
         real, each = replicated[position]
-        return twin_among(connection, real, each.attributes.get(ck.CKA_EC_PARAMS), points, group.deadline())
+        return twin_among(connection, real, each.attributes, points, group.deadline())
 
     identities = with_twins([(each.attributes, each.hashed) for _, each in replicated], tell)
     objects = tuple(

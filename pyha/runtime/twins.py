@@ -7,10 +7,10 @@ Works on one member, on a session of its own, and leaves nothing there.
 Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.identity import Identity, flag
+from pyha.ha.identity import Identity, flag, number
 from pyha.runtime.housekeeping import read_attributes
 from pyha.runtime.member import Connection
 from pyha.runtime.proving import Signature, public_proof
@@ -21,17 +21,17 @@ _MOST = 8
 _FOR_PROOF = (ck.CKA_SIGN, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
 
 
-def twin_proof(parameters: bytes | None, point: bytes | None) -> Signature | None:
+def twin_proof(key_type: int | None, parameters: bytes | None, point: bytes | None) -> Signature | None:
     """How a private EC key is told from others by its public key (CKA_EC_PARAMS, CKA_EC_POINT); None where that is not
-    known."""
-    if parameters is None or point is None:
+    known, and for keys of Edwards and Montgomery curves, which do not sign so."""
+    if key_type != ck.CKK_EC or parameters is None or point is None:
         return None
     return public_proof(ck.CKK_EC, {ck.CKA_EC_PARAMS: parameters, ck.CKA_EC_POINT: point})
 
 
 def proof_of(identity: Identity) -> Signature | None:
     """`twin_proof` of what is known of a private key; None for a key of another type."""
-    return twin_proof(identity.get(ck.CKA_EC_PARAMS), identity.twin) if identity.key_type == ck.CKK_EC else None
+    return twin_proof(identity.key_type, identity.get(ck.CKA_EC_PARAMS), identity.twin)
 
 
 def proves(connection: Connection, real: int, proof: Signature, deadline: float) -> bool | None:
@@ -50,14 +50,18 @@ def proves(connection: Connection, real: int, proof: Signature, deadline: float)
 
 
 def twin_among(
-    connection: Connection, real: int, parameters: bytes | None, points: Collection[bytes], deadline: float
+    connection: Connection,
+    real: int,
+    attributes: Mapping[int, bytes],
+    points: Collection[bytes],
+    deadline: float,
 ) -> bytes | None:
-    """The twin of a private key (real handle) among these points; None where it is none of them, or one of several and
-    it cannot be told which. Raises as `proves` does."""
+    """The twin of a private key (real handle, and what it shows) among these points; None where it is none of them, or
+    one of several and it cannot be told which. Raises as `proves` does."""
     if len(points) > _MOST:
         return None
     for point in sorted(points):
-        proof = twin_proof(parameters, point)
+        proof = twin_proof(number(attributes.get(ck.CKA_KEY_TYPE)), attributes.get(ck.CKA_EC_PARAMS), point)
         if proof is None:
             return point if len(points) == 1 else None
         found = proves(connection, real, proof, deadline)
