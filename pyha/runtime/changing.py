@@ -26,7 +26,7 @@ from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import dated_record_for, existing_record, record_for, records_on
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import STILL_THERE, housekeeping, is_gone
+from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.making import identify_again, make_with
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.missed import Missed
@@ -35,7 +35,7 @@ from pyha.runtime.outcomes import Refusal, Unreplicable, begun_anew
 from pyha.runtime.publishing import write_records
 from pyha.runtime.refinding import record_like
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.steps import Placed, expect_tokens, on_each, step
+from pyha.runtime.steps import Placed, expect_gone, expect_tokens, on_each, step
 
 
 def change(group: GroupRuntime, session: VirtualSession, function: Function, values: list[Any]) -> int:
@@ -173,12 +173,14 @@ class ChangeCall:
         self.index = index
         try:
             with housekeeping(connection, deadline) as session:
-                if self._deletion.is_made(connection, session, deadline):
+                if self._deletion.is_answered(connection):
+                    self._deletion.look(session, deadline)
                     return ck.CKR_OK, []
                 values = self._objects.translate(index, connection, session, deadline)
                 rv, results = make_with(connection, self.function, values, deadline)
                 if self._missed is not None and _deletes(values) and rv == ck.CKR_OK:
-                    self._deletion.answered(connection, session, values[1], deadline)
+                    self._deletion.answered(connection, values[1])
+                    self._deletion.look(session, deadline)
                 return rv, results
         except MemberLost as loss:
             self.poisoned += loss.culprit
@@ -204,18 +206,19 @@ class _Deletion:
     def __init__(self) -> None:
         self._answered: tuple[Connection, int] | None = None
 
-    def is_made(self, connection: Connection, session: int, deadline: float) -> bool:
-        """Whether this member has answered it. Raises MemberLost where it only says so, SearchFailed."""
-        if self._answered is None or self._answered[0] is not connection:
-            return False
-        self.answered(connection, session, self._answered[1], deadline)
-        return True
+    def is_answered(self, connection: Connection) -> bool:
+        """Whether this member has answered it with CKR_OK."""
+        return self._answered is not None and self._answered[0] is connection
 
-    def answered(self, connection: Connection, session: int, real: int, deadline: float) -> None:
-        """The member has answered CKR_OK. Raises MemberLost where the object is still there, SearchFailed."""
+    def answered(self, connection: Connection, real: int) -> None:
+        """This member has answered it with CKR_OK, for the object of this handle."""
         self._answered = connection, real
-        if not is_gone(connection, session, real, deadline):
-            raise MemberLost(f"{STILL_THERE}; it needs a resync")
+
+    def look(self, session: int, deadline: float) -> None:
+        """Raises MemberLost where who has answered it still has the object, SearchFailed."""
+        assert self._answered is not None
+        connection, real = self._answered
+        expect_gone(connection, session, real, ck.CKR_OK, deadline)
 
 
 def _on_the_others(
@@ -253,16 +256,18 @@ def _on_the_others(
             connection: Connection = connection,
             deletion: _Deletion = deletion,
         ) -> tuple[int, bool]:
-            with housekeeping(connection, deadline) as session:
-                if deletion.is_made(connection, session, deadline):
-                    return ck.CKR_OK, True
+            if deletion.is_answered(connection):
+                with housekeeping(connection, deadline) as session:
+                    deletion.look(session, deadline)
+                return ck.CKR_OK, True
             real = bind(group, index, connection, entry, deadline, sure=True)
             if real is None:
                 return ck.CKR_OK, False
             with housekeeping(connection, deadline) as session:
                 rv, _ = make_with(connection, function, [session, real, *values[2:]], deadline)
                 if rv == ck.CKR_OK and _deletes(values):
-                    deletion.answered(connection, session, real, deadline)
+                    deletion.answered(connection, real)
+                    deletion.look(session, deadline)
             return rv, True
 
         missed.cover_at_last()

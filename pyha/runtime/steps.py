@@ -216,13 +216,13 @@ def _destroy_once(made: Made, session: int, deadline: float) -> int:
         if rv == ck.CKR_OBJECT_HANDLE_INVALID and not made.forgotten:
             _expect_known(made)
         if rv == ck.CKR_OK or not made.forgotten:
-            return _expect_gone(made.connection, session, made.real, rv, deadline)
+            return expect_gone(made.connection, session, made.real, rv, deadline)
     found = made.find(made.connection, session, deadline) if made.find is not None else None
     if found is None or len(found) > 1:
         raise MemberLost(f"it forgot its login while something was made there; {_NEEDED}")
     if not found:
         return ck.CKR_OK
-    return _expect_gone(
+    return expect_gone(
         made.connection, session, found[0], destroy(made.connection, session, found[0], deadline), deadline
     )
 
@@ -234,7 +234,7 @@ def _expect_known(made: Made) -> None:
         raise MemberLost(f"it does not know the handle of what was made there; {_NEEDED}")
 
 
-def _expect_gone(connection: Connection, session: int, real: int, rv: int, deadline: float) -> int:
+def expect_gone(connection: Connection, session: int, real: int, rv: int, deadline: float) -> int:
     """The answer to its destruction. Raises MemberLost where it was CKR_OK, and is not so; SearchFailed."""
     if rv == ck.CKR_OK and not is_gone(connection, session, real, deadline):
         raise MemberLost(f"{STILL_THERE}; {_NEEDED}")
