@@ -7,8 +7,8 @@ until nobody holds the first. So who waits to be alone goes before those who com
 then and must not lose its place to another one meanwhile: it holds a third byte, which nobody else asks for.
 
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
-object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free.
-Nothing is kept open between two uses.
+object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free. It
+holds a fourth byte then, so that who is alone can see that he is not. Nothing is kept open between two uses.
 
 Source: SEMANTICS.md section 5 (on one host resync excludes creations and changes of all processes).
 """
@@ -24,17 +24,24 @@ from pyha.runtime.gate import Gate, GateTimeout
 from pyha.runtime.lock_file import LockFile
 
 _APART = 1 << 50
-"""From a group's first byte to its third: beyond the first two of all groups."""
+"""From a group's first byte to its third, and on to its fourth: beyond the first two of all groups."""
 _LONGEST_PAUSE = 0.02
 """Seconds between two looks at a lock that somebody holds."""
 
 
 class Alone:
-    """What whoever is alone learns: `disturbed`, that somebody of this process went in all the same, because its time
-    was over."""
+    """What whoever is alone learns: `disturbed`, that somebody went in all the same, because its time was over.
+    `others`: whether somebody of another process is in now."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Callable[[], bool] = lambda: False) -> None:
         self.disturbed = False
+        self._others = others
+
+    def look(self) -> bool:
+        """Whether it was disturbed until now. By another process only as far as that was seen: to be asked between any
+        two things that must not be seen half of."""
+        self.disturbed = self.disturbed or self._others()
+        return self.disturbed
 
 
 class Exclusion:
@@ -49,6 +56,7 @@ class Exclusion:
         self._makers = int.from_bytes(sha256(group_id).digest()[:6]) << 1
         self._loner = self._makers + 1
         self._resync = self._makers + _APART
+        self._impatient = self._resync + _APART
         self._patient = True
         self._said: set[str] = set()
 
@@ -62,11 +70,14 @@ class Exclusion:
         clock), and then goes on. Raises nothing of its own."""
         entered = self._enter(deadline)
         try:
-            file = self._opened() if entered else None
+            file = self._opened()
             try:
                 if file is not None:
                     with suppress(OSError):  # the application has closed it
-                        self._pass(file, deadline)
+                        if entered:
+                            self._pass(file, deadline)
+                        else:
+                            self._pass_by(file)
                 yield
             finally:
                 if file is not None:
@@ -81,8 +92,8 @@ class Exclusion:
         clock)."""
         self._gate.enter(deadline, alone=True, clock=self._clock)
         try:
-            self._alone = Alone()
             file = self._opened()
+            self._alone = Alone(lambda: self._is_passed(file))
             try:
                 if file is not None:
                     try:
@@ -135,9 +146,22 @@ class Exclusion:
                 break
             file.drop(self._makers)
             time.sleep(next(pauses))
-        # Held all the same: who comes to be alone now waits for this one.
+        self._pass_by(file)
         self._patient = False
         self._say("somebody keeps the lock of a resync: objects are made and changed beside it")
+
+    def _pass_by(self, file: LockFile) -> None:
+        # Who comes to be alone now waits for this one, and who is alone sees it.
+        file.hold(self._makers)
+        file.hold(self._impatient)
+
+    def _is_passed(self, file: LockFile | None) -> bool:
+        if file is None:
+            return False
+        try:
+            return file.is_held(self._impatient)
+        except OSError:  # the application has closed it, and with it went all locks
+            return True
 
     def _hold(self, file: LockFile, deadline: float) -> None:
         self._win(file, self._loner, deadline)

@@ -30,12 +30,23 @@ from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
 from pyha.runtime.resync_steps import carry_out
 from pyha.runtime.strategy import strategies_of
 
-GoesOn = Callable[[], bool]
-"""Asked before each step but the first: whether to go on. May let others in meanwhile, whose doing the next plan sees.
-False: stop here."""
 
-Turns = Callable[[], int]
-"""How often others were let in so far."""
+class Beside:
+    """What a resync asks about those who make and change objects. This one knows of nobody."""
+
+    def goes_on(self, at: int) -> bool:
+        """Asked before each step, by its number in the plan: whether to go on. May let others in meanwhile, whose doing
+        the next plan sees. False: stop here."""
+        return True
+
+    def taken(self) -> int:
+        """How often others were let in so far."""
+        return 0
+
+    def look(self) -> None:
+        """Asked between members, and between their objects, while they are read: who makes or changes something just
+        then can be noticed."""
+
 
 Watch = Callable[[int, int, str], None]
 """Told of each step that was carried out: (how many of them, of how many, the step in words)."""
@@ -83,14 +94,13 @@ def resynchronise(
     members: Sequence[Place],
     only: int | None = None,
     dry: bool = False,
-    goes_on: GoesOn = lambda: True,
+    beside: Beside | None = None,
     watch: Watch = lambda done, total, step: None,
     reads: Reads = lambda count: None,
-    turns: Turns = lambda: 0,
 ) -> Outcome:
     """Make these members hold the same; those that serve come first. All are logged in as user. `only`: position of the
-    one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `goes_on` raises."""
-    work = _Work(group, tuple(members), only, goes_on, watch, reads, turns)
+    one member that is to be changed. `dry`: only plan. Raises LostMeanwhile, Unreadable, and what `beside` raises."""
+    work = _Work(group, tuple(members), only, beside or Beside(), watch, reads)
     with ExitStack() as looks:
         alike = work.seem_alike()
         made = work.plan() if alike else Plan()
@@ -143,21 +153,19 @@ class _Work:
         group: GroupRuntime,
         members: tuple[Place, ...],
         only: int | None,
-        goes_on: GoesOn,
+        beside: Beside,
         watch: Watch,
         reads: Reads,
-        turns: Turns = lambda: 0,
     ) -> None:
         self.failed: dict[_Key, Conflict] = {}
         self.names = tuple(group.name(index) for index, _ in members)
         self._group = group
         self._members = members
         self._only = only
-        self._goes_on = goes_on
+        self._beside = beside
         self._watch = watch
         self._reads = reads
-        self._turns = turns
-        self._turn = turns()
+        self._turn = beside.taken()
         self._done = 0
         self._doubted: set[_Key] = set()
         self._troubles = _Troubles()
@@ -180,9 +188,9 @@ class _Work:
 
     def plan(self) -> Plan:
         """Read what all members hold now. Raises LostMeanwhile, Unreadable."""
-        if self._turn != self._turns():
+        if self._turn != self._beside.taken():
             # Others of this host were let in: what they changed on every member has no tombstone.
-            self._turn = self._turns()
+            self._turn = self._beside.taken()
             self._memories = [Memory() for _ in self._members]
         before = [each.tombstones() for each in self._memories]
         again = any(each.shown for each in self._memories)
@@ -200,11 +208,17 @@ class _Work:
                 memory.keep(real, seen)
         self._lookouts = []
         counted = itertools.count(1)
+
+        def told() -> None:
+            self._beside.look()
+            self._reads(next(counted))
+
         for place, memory in zip(self._members, self._memories, strict=True):
             index, connection = place
             start = self._group.clock()
             with self._readable(place):
-                inventory, handles = read_inventory(self._group, connection, memory, lambda: self._reads(next(counted)))
+                inventory, handles = read_inventory(self._group, connection, memory, told)
+            self._beside.look()
             self._lookouts.append(Lookout(self._group, connection, handles, start))
             recorded_as = self._group.settings.members[index].recorded_as
             sides.append(Side(self._group.name(index), recorded_as, inventory))
@@ -221,7 +235,7 @@ class _Work:
         """Whether it came to the end of them. Raises LostMeanwhile."""
         troubles = _Troubles()
         for at, step in enumerate(steps):
-            if at and not self._goes_on():
+            if not self._beside.goes_on(at):
                 return False
             if troubles.forbid(step):
                 continue

@@ -6,6 +6,7 @@ and each step looks at its own object first.
 Source: SEMANTICS.md section 5 (resync excludes creations and changes).
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,11 +16,12 @@ from pyha.runtime.exclusion import Alone
 from pyha.runtime.gate import GateTimeout
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
-from pyha.runtime.resync import Outcome, Reads, Watch, resynchronise
+from pyha.runtime.resync import Beside, Outcome, Reads, Watch, resynchronise
 
 _PAUSE = 0.05
 """Seconds between two turns, in which those that waited get in."""
-
+_DISTURBED = 4
+"""How often a resync is carried out, at most, where each time somebody did not wait for its end."""
 
 _OCCUPIED = "objects are being made or changed, or another process resynchronises"
 
@@ -47,7 +49,7 @@ def _resyncing(group: GroupRuntime) -> Iterator[None]:
         raise Occupied(_OCCUPIED) from None
 
 
-class _Turns:
+class _Turns(Beside):
     """The time in which one resync is alone, in pieces. A context; Occupied where it does not get in (again)."""
 
     def __init__(self, group: GroupRuntime, until: float | None) -> None:
@@ -71,8 +73,17 @@ class _Turns:
         """How often others were let in so far."""
         return self._taken
 
-    def goes_on(self) -> bool:
-        """Whether there is time for one more step; at the end of a turn others get in first. Raises Occupied."""
+    def look(self) -> None:
+        """Sees who did not wait."""
+        self.here.look()
+
+    def goes_on(self, at: int) -> bool:
+        """Whether nobody has come who did not wait, and there is time for one more step; at the end of a turn others
+        get in first. Raises Occupied."""
+        if self.here.look():
+            return False
+        if not at:
+            return True
         now = self._group.clock()
         if self._until is not None and now >= self._until:
             return False
@@ -99,9 +110,7 @@ def resync_member(
 
     def work(turns: _Turns) -> Outcome:
         members = [place for place in group.present() if place[0] != index]
-        return resynchronise(
-            group, [*members, (index, connection)], goes_on=turns.goes_on, watch=watch, turns=turns.taken
-        )
+        return resynchronise(group, [*members, (index, connection)], beside=turns, watch=watch)
 
     return _undisturbed(group, work, until, then)
 
@@ -119,7 +128,7 @@ def resync_group(
     def work(turns: _Turns) -> Outcome:
         members = group.present()
         position = next((at for at, (index, _) in enumerate(members) if index == only), None)
-        return resynchronise(group, members, position, dry, turns.goes_on, watch, reads, turns.taken)
+        return resynchronise(group, members, position, dry, turns, watch, reads)
 
     return _undisturbed(group, work, None, lambda outcome: None)
 
@@ -137,18 +146,22 @@ def _repeated(
     group: GroupRuntime, work: Callable[[_Turns], Outcome], until: float | None, then: Callable[[Outcome], None]
 ) -> Outcome:
     """Where somebody could not wait for it any longer, and made or changed what its last plan did not know of, once
-    more."""
+    more: they are waited for first."""
     first: Outcome | None = None
-    while True:
+    for times in itertools.count(1):
         with _Turns(group, until) as turns:
             outcome = work(turns)
             if first is not None:
                 outcome = replace(outcome, first=first.first, done=first.done + outcome.done)
-            if not turns.here.disturbed:
+            if not turns.here.look():
                 if outcome.finished:
                     then(outcome)
+                if turns.here.look():
+                    # Come just now, and perhaps nothing of it is on the member that serves from now on.
+                    group.news.compare_soon()
                 return outcome
         first = outcome
-        if until is not None and group.clock() >= until:
-            return replace(outcome, finished=False)
+        if times == _DISTURBED or (until is not None and group.clock() >= until):
+            break
         time.sleep(_PAUSE)
+    return replace(outcome, finished=False)

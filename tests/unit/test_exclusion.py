@@ -6,15 +6,18 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from pyha.ha.steps import Plan
 from pyha.runtime import log
 from pyha.runtime.exclusion import Exclusion
 from pyha.runtime.gate import GateTimeout
+from pyha.runtime.resync import Outcome
 from pyha.runtime.turns import _undisturbed
 
 GROUP = bytes(16)
@@ -100,7 +103,7 @@ def test_a_resync_keeps_its_place_between_its_turns(conf: Path, logged: Callable
                 pass
             with pytest.raises(GateTimeout), there.alone(PAST):
                 pass
-            assert its.goes_on()  # the clock goes on by more than a turn
+            assert its.goes_on(1)  # the clock goes on by more than a turn
             turns.append(1)
         return SimpleNamespace(finished=True)
 
@@ -242,6 +245,70 @@ def test_who_goes_on_is_waited_for_all_the_same(conf: Path) -> None:
         assert inside is not None
         assert inside.is_held(on(conf)._makers)
         inside.close()
+
+
+def test_another_process_that_goes_on_is_noticed(conf: Path) -> None:
+    it, other = on(conf), on(conf)
+    with it.alone(PAST) as here:
+        assert not here.look()
+        with other.shared(PAST):
+            assert here.look()
+        assert here.look()  # what it has done may have been seen half
+    with it.alone(PAST) as here:
+        assert not here.look()
+
+
+def test_who_waits_is_not_taken_for_one_that_goes_on(conf: Path) -> None:
+    looks = 0
+
+    def clock() -> float:
+        nonlocal looks
+        looks += 1
+        return time.monotonic()
+
+    def wait() -> None:
+        with on(conf, clock=clock).shared(FAR):
+            pass
+
+    with on(conf).alone(PAST) as here:
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        while looks < 5:  # each time it holds its own lock for a moment
+            assert not here.look()
+    waiting.join()
+
+
+def test_a_thread_that_goes_on_is_waited_for_by_the_next_who_is_alone(conf: Path) -> None:
+    it = on(conf)
+    with ExitStack() as stack:
+        with it.alone(PAST):
+            stack.enter_context(it.shared(PAST))
+        assert not can_be_alone(conf)
+        with pytest.raises(GateTimeout), it.alone(PAST):
+            pass
+    assert can_be_alone(conf)
+
+
+def test_a_resync_that_is_disturbed_again_and_again_comes_to_an_end(conf: Path) -> None:
+    """It is begun anew each time, but not for ever: the next attempt goes on."""
+    here = on(conf)
+    group: Any = SimpleNamespace(changes=here, clock=lambda: 0.0, settings=SimpleNamespace(deadline=1.0))
+    group.deadline = lambda: FAR
+    begun: list[int] = []
+
+    def work(its: Any) -> Outcome:
+        begun.append(1)
+        assert its.goes_on(0)
+        with on(conf).shared(PAST):
+            assert not its.goes_on(0)
+        return Outcome((), Plan(), 1, (), True)
+
+    def then(outcome: Outcome) -> None:
+        raise AssertionError
+
+    outcome = _undisturbed(group, work, None, then)
+    assert not outcome.finished
+    assert outcome.done == len(begun) > 1
 
 
 def test_a_thread_that_goes_on_is_noticed(conf: Path, logged: Callable[[], list[str]]) -> None:

@@ -40,7 +40,9 @@ def work(
     )
     connection: Any = None
     members = ((0, connection),)
-    made = resync._Work(group, members, None, lambda: True, lambda *told: None, lambda count: None, turns)
+    beside = resync.Beside()
+    monkeypatch.setattr(beside, "taken", turns)
+    made = resync._Work(group, members, None, beside, lambda *told: None, lambda count: None)
     return made, believed
 
 
