@@ -132,9 +132,15 @@ class Group:
         return self._with(index, replace(member, state=State.RECOVERING, generation=member.generation + 1))
 
     def returned(self, index: int, generation: int, now: float, unsynchronised: bool = False) -> "Group":
-        """The attempt `generation` brought the member back at `now` (monotonic seconds)."""
+        """The attempt `generation` brought the member back at `now` (monotonic seconds). `unsynchronised`: without a
+        comparison; else it was compared with all that are in, and they with it."""
         after = self.joined(index, generation, unsynchronised)
-        return after._attempted(index, after.members[index].attempts.returned(now)) if after is not self else self
+        if after is self:
+            return self
+        if not unsynchronised and any(member.unsynchronised for member in after.members):
+            members = tuple(replace(member, unsynchronised=False) for member in after.members)
+            after = replace(after, members=members)
+        return after._attempted(index, after.members[index].attempts.returned(now))
 
     def stays_out(self, index: int, generation: int, reason: str, now: float, cause: Cause = Cause.LOST) -> "Group":
         """The attempt `generation` ended without the member at `now` (monotonic seconds)."""

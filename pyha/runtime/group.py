@@ -261,8 +261,9 @@ class GroupRuntime:
         with self._lock:
             if self._closed:
                 raise MemberLost("the module was finalized")
-            after = self.value.returned(index, connection.generation, self.clock(), unsynchronised)
-            if after is self.value:
+            before = self.value
+            after = before.returned(index, connection.generation, self.clock(), unsynchronised)
+            if after is before:
                 raise MemberLost("the operator took it out meanwhile")
             self.connections[index] = connection
             self.value = after
@@ -270,6 +271,9 @@ class GroupRuntime:
             self._know(index, connection)
             self.news.returned(index)
         self.news.tell()
+        for other, member in enumerate(before.members):
+            if member.unsynchronised and not after.members[other].unsynchronised:
+                self.news.say("notice", other, f"was resynchronised with {self.name(index)}")
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
         """An attempt ended without the member; said when the reason is a new one."""

@@ -107,14 +107,14 @@ def _admit(group: GroupRuntime, index: int, connection: Connection, until: float
     _enter(group, index, connection)
     try:
         while True:
-            if _has_something_to_resync(group):
+            if group.value.serving():
+                _expect_to_see_all(group)
                 _resync(group, index, connection, until)
                 return False
             with alone(group):
-                if not _has_something_to_resync(group):
-                    unsynchronised = not group.value.serving()
-                    _join(group, index, connection, unsynchronised)
-                    return unsynchronised
+                if not group.value.serving():
+                    _join(group, index, connection, unsynchronised=True)
+                    return True
     except Occupied as reason:
         raise NotYet(str(reason), Cause.LOST) from None
 
@@ -123,12 +123,12 @@ def _enter(group: GroupRuntime, index: int, connection: Connection) -> None:
     """Bring it to the application's login, and see that it is a member still."""
     deadline = group.deadline()
     with group.login_lock:
+        if group.value.serving():
+            _expect_to_see_all(group)
         if group.sessions:
             connection.anchor(deadline)
         if group.user is not None:
             _log_in(group, index, connection, deadline)
-        elif group.value.serving():
-            raise NotYet("awaiting login: its objects can be compared only then", Cause.AWAITING_LOGIN)
         try:
             if group.user == ck.CKU_USER:
                 locate(group, connection, deadline)
@@ -143,9 +143,11 @@ def _log_in(group: GroupRuntime, index: int, connection: Connection, deadline: f
         raise NotYet(str(refusal), Cause.LOGIN_REFUSED) from None
 
 
-def _has_something_to_resync(group: GroupRuntime) -> bool:
-    """Whether there is a member to compare it with, and a login that shows all objects."""
-    return bool(group.value.serving()) and group.user == ck.CKU_USER
+def _expect_to_see_all(group: GroupRuntime) -> None:
+    """Beside members that serve it may do so once it was compared with them. Raises NotYet where nobody is logged in
+    who sees all objects; the SO does not."""
+    if group.user != ck.CKU_USER:
+        raise NotYet("awaiting login: its objects can be compared only then", Cause.AWAITING_LOGIN)
 
 
 def _resync(group: GroupRuntime, index: int, connection: Connection, until: float | None) -> None:
