@@ -74,7 +74,7 @@ class Place:
         return self.directory / "pin"
 
 
-def make_place(directory: Path, label: str, members: int, pin: str = "1234") -> Place:
+def make_place(directory: Path, label: str, members: int, pin: str = "1234", so_pin: str = "12345678") -> Place:
     """A group with all that `Place` names."""
     private = rsa.generate_private_key(65537, 2048)
     pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
@@ -86,7 +86,9 @@ def make_place(directory: Path, label: str, members: int, pin: str = "1234") -> 
     (directory / "pin").write_text(pin + "\n")
     (directory / "pin").chmod(0o600)
     softhsm = SoftHSM(directory / "softhsm")
-    place = Place(directory, tuple(softhsm.token(f"{label}-{index}", pin=pin) for index in range(members)))
+    place = Place(
+        directory, tuple(softhsm.token(f"{label}-{index}", pin=pin, so_pin=so_pin) for index in range(members))
+    )
     uris = [f"pkcs11:token={token.label}?module-path={MODULE}" for token in place.tokens]
     words = ["group", "create", label, *uris, "--pin-source", f"file:{place.pin}", "--config", str(place.conf)]
     words += ["--environment", f"SOFTHSM2_CONF={place.tokens[0].conf}"]

@@ -59,8 +59,13 @@ def view(address: int, size: int) -> Any:
     return _buffer(pointer_to(address), size)
 
 
+def memory_view(pointer: Any, size: int) -> Any:
+    """The `size` bytes behind a cdata pointer, such as what a call put into `Out.memory`, without a copy."""
+    return _buffer(pointer, size)
+
+
 def memory_bytes(pointer: Any, size: int) -> bytes:
-    """A copy of `size` bytes behind a cdata pointer, such as what a call put into `Out.memory`."""
+    """A copy of `size` bytes behind a cdata pointer. Not for what may be secret: the copy is not wiped."""
     copied: bytes = _buffer(pointer, size)[:]
     return copied
 

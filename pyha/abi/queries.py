@@ -21,6 +21,7 @@ from pyha.abi.memory import (
 )
 from pyha.abi.native import ffi
 from pyha.abi.templates import ARRAY, ENTRY, Budget, array_count, entries_of, is_array
+from pyha.cryptoki.attributes import is_secret
 from pyha.cryptoki.constants import (
     CKR_ARGUMENTS_BAD,
     CKR_ATTRIBUTE_SENSITIVE,
@@ -136,7 +137,7 @@ def _read(
         value: Any = None
         if capacity is not None and length <= capacity and nested is None and not kind & ARRAY:
             # Nearly every attribute: there, and neither too long nor an array.
-            found.append(Found(kind, length, memory[at : at + length]))
+            found.append(Found(kind, length, _value(memory, at, length, query, kind)))
             at += (capacity + 15) & -16
             continue
         if length >= LENGTH_LIMIT:
@@ -155,10 +156,19 @@ def _read(
             inner = [entry[0] for entry in _entries(memory[at : at + length // _ENTRY * _ENTRY])]
             value = _read(memory, at, nested, inner, complete, label)
         else:
-            value = memory[at : at + length]
+            value = _value(memory, at, length, query, kind)
         at += _area(query) if nested is None else _span(nested)
         found.append(Found(kind, length, value))
     return tuple(found)
+
+
+def _value(memory: Any, at: int, length: int, query: Query, kind: int) -> Any:
+    """The bytes of a value. One that may be a key's goes to the application at once, and is None: what Python made of
+    it would stay in its free memory."""
+    if query.memory is None or not is_secret(kind):
+        return memory[at : at + length]
+    _memmove(query.memory, ffi.from_buffer("uint8_t[]", memory) + at, length)
+    return None
 
 
 def _encode(pointer: Any, queries: Queries, found: Sequence[Found]) -> bool:

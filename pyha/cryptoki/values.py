@@ -51,7 +51,8 @@ class Query:
 @_value
 class Found:
     """The answer to one Query. `length`: bytes, or None for CK_UNAVAILABLE_INFORMATION. `value`: bytes read,
-    a tuple of Found for attribute arrays, or None where only the length was asked for or nothing is there."""
+    a tuple of Found for attribute arrays, or None where only the length was asked for, nothing is there, or it may be a
+    key's and went to `Query.memory`."""
 
     type: int
     length: int | None

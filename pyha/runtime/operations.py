@@ -8,7 +8,7 @@ Source: SEMANTICS.md section 3 (single- and multi-part crypto); PKCS #11 section
 
 from typing import Any
 
-from pyha.abi.memory import memory_bytes
+from pyha.abi.memory import memory_view
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import FUNCTIONS, Function, Operation, Route
 from pyha.cryptoki.kinds import KINDS
@@ -252,7 +252,7 @@ def _record(
         value = values[position]
         if type(value) is Out:
             length, content = results[position]
-            output = fingerprint(memory_bytes(value.memory, length) if value.memory is not None else content or b"")
+            output = fingerprint(memory_view(value.memory, length) if value.memory is not None else content or b"")
             own[position] = Out(length + 64)
         elif type(value) is Mechanism:
             if value.parameter is not None:

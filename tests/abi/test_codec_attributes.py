@@ -228,6 +228,19 @@ def test_any_query(cases: list[tuple[bytes, int, bool]]) -> None:
         assert bytes(ffi.buffer(memory)) == (value if has_room else b"\0" * len(value)) + b"\0" * (spare + 1)
 
 
+@pytest.mark.parametrize("attribute", [CKA_VALUE, CKA_NSS_TRUST])
+def test_what_may_be_a_key_is_never_a_python_value(attribute: int) -> None:
+    """Free memory of the interpreter is not wiped."""
+    memory = ffi.new("unsigned char[]", b"........")
+    asked = Asked((attribute, memory, 8), (CKA_LABEL, ffi.new("unsigned char[4]"), 4))
+    asked.answer(b"secret", b"it")
+    found = asked.read(CKR_OK)
+    assert found == (Found(attribute, 6), Found(CKA_LABEL, 2, b"it"))
+    assert asked.encode(found, CKR_OK) == CKR_OK
+    assert asked.lengths() == [6, 2]
+    assert ffi.string(memory) == b"secret.."
+
+
 def test_after_any_other_error_nothing_is_read_or_written() -> None:
     asked = Asked((CKA_LABEL, ffi.new("unsigned char[4]"), 4))
     asked.answer(b"evil")

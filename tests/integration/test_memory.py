@@ -8,6 +8,7 @@ import os
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -15,23 +16,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.keywrap import aes_key_wrap
 
 from pyha.abi.native import module_path
 from pyha.cli import chaos_plan
-from pyha.ha.settings import Isolation
+from pyha.ha.settings import Isolation, RecoveryMode, RecoverySettings
 from tests import memory
-from tests.chaos import Plan
+from tests.chaos import LIMIT, Plan
 from tests.domain_tools import Place, copy_place, make_place
 from tests.memory import Hit
 from tests.native_tools import NATIVE, compile_c
 
 PIN = b"needle in a haystack"
+OTHER = b"a camel for that eye"
+"""The SO's PIN, and what the user's is changed to."""
 MASK = 0x5A
+AT_ONCE = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1)
 _PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="a helper's memory is root's to read")
 
-IMPORTS = ("import 1 0 1", "import 1 1 1", "import 1 1 0", "import 0 1 0", "import 0 0 1")
+SORTS = ("1 0 1", "1 1 1", "1 1 0", "0 1 0", "0 0 1")
 """Token and session objects: readable, sensitive, and such as must not leave their token."""
+IMPORTS = tuple(f"import {each}" for each in SORTS)
 
 
 @dataclass
@@ -40,6 +46,11 @@ class Secretive:
 
     process: "subprocess.Popen[str]"
     key: bytes = field(repr=False)
+
+    def unwrap(self, sort: str) -> str:
+        """Its key, as the application gets it from elsewhere, made an object of this sort."""
+        transport = os.urandom(32)
+        return self.do(f"unwrap {sort} {transport.hex()} {aes_key_wrap(transport, self.key).hex()}")
 
     def do(self, command: str) -> str:
         """The CK_RV, hexadecimal."""
@@ -54,8 +65,8 @@ class Secretive:
         assert self.process.stdout is not None
         return self.process.stdout.readline().strip()
 
-    def pin_hits(self) -> list[Hit]:
-        return memory.find(self.process.pid, PIN)
+    def pin_hits(self, pin: bytes = PIN) -> list[Hit]:
+        return memory.find(self.process.pid, pin)
 
     def key_hits(self) -> list[Hit]:
         return memory.find(self.process.pid, self.key)
@@ -67,7 +78,7 @@ Start = Callable[..., AbstractContextManager[Secretive]]
 
 @pytest.fixture(scope="module")
 def kept(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return make_place(tmp_path_factory.mktemp("secretive"), "secretive", 2, PIN.decode())
+    return make_place(tmp_path_factory.mktemp("secretive"), "secretive", 2, PIN.decode(), OTHER.decode())
 
 
 @pytest.fixture
@@ -100,7 +111,7 @@ def secretive(program: Path) -> Start:
             [program, module_path()], stdin=pipe, stdout=pipe, env=environment, text=True, bufsize=1, **more
         ) as process:
             assert process.stdin is not None
-            for secret in (PIN, key):
+            for secret in (PIN, OTHER, key):
                 process.stdin.write(bytes(byte ^ MASK for byte in secret).hex() + "\n")
             try:
                 yield Secretive(process, key)
@@ -133,16 +144,44 @@ def test_what_the_application_wiped_is_gone(place: Place, secretive: Start, isol
     with secretive(place) as app:
         assert app.do("login") == "0"
         assert kept_page(app.pin_hits())
-        for command in (*IMPORTS, "read", "encrypt"):
+        for command in (*IMPORTS, "read", "encrypt", "decrypt"):
             assert app.do(command) == "0", command
             assert app.key_hits() == [], command
-        assert app.do("set-pin") == "0"
+        for sort in SORTS:
+            assert app.unwrap(sort) == "0", sort
+            assert app.key_hits() == [], sort
+        # Of a private key the vendor's library keeps copies in the process that it is in.
+        pairs = ("import-ec 1 1 0", "import-ec 0 0 1") if isolation is Isolation.PROCESS else ()
+        for command in ("read", *pairs, "read"):
+            assert app.do(command) == "0", command
+            assert app.key_hits() == [], command
         assert kept_page(app.pin_hits())
         assert app.do("logout") == "0"
         assert app.pin_hits() == []
         assert app.do("login") == "0"
         assert app.do("finalize") == "0"
         assert app.pin_hits() == app.key_hits() == []
+
+
+@pytest.mark.parametrize("isolation", [Isolation.PROCESS, Isolation.NONE])
+def test_of_pins_that_are_set_the_one_that_serves_is_kept(place: Place, secretive: Start, isolation: Isolation) -> None:
+    place.reconfigure(isolation=isolation)
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        assert app.do("set-pin 0 1") == "0"
+        assert app.pin_hits() == []
+        assert kept_page(app.pin_hits(OTHER))
+        assert app.do("set-pin 0 1") == "a0", "the PIN is another one now"
+        assert app.pin_hits() == []
+        assert app.do("logout") == "0"
+        assert app.do("login-so") == "0"
+        assert kept_page(app.pin_hits(OTHER))
+        assert app.do("init-pin") == "0"
+        assert app.pin_hits() == []
+        assert app.do("logout") == "0"
+        assert app.pin_hits(OTHER) == []
+        assert app.do("login") == "0"
+        assert kept_page(app.pin_hits())
 
 
 def test_a_secret_is_in_the_shared_memory_during_its_call_only(place: Place, secretive: Start) -> None:
@@ -209,10 +248,44 @@ def test_nothing_of_ours_stays_in_a_helper_of_softhsm(place: Place, secretive: S
                 assert [hit for hit in hits if "pyha-arena" in hit.mapping] == [], command
 
 
+def test_none_stays_after_a_loss_a_return_and_a_resync(place: Place, secretive: Start) -> None:
+    """The returned member was logged in to with the kept PIN, and got the keys that were made without it."""
+    plan = Plan(place.directory / "plan")
+    put_chaos(place, plan)
+    place.reconfigure(recovery=AT_ONCE)
+    with secretive(place) as app:
+        assert app.do("login") == "0"
+        plan.set("C_CreateObject once -> crash", "C_Initialize -> answer CKR_GENERAL_ERROR")
+        for command in (
+            "import 1 0 1",
+            "import 1 1 0",
+            "import-ec 1 1 0",
+            "import-ec 1 1 1",
+            "import 1 1 1",
+            "encrypt",
+        ):
+            assert app.do(command) == "0", command
+        plan.set()
+        end = time.monotonic() + LIMIT
+        while f"member {place.tokens[0].label} returned" not in place.logged():
+            assert time.monotonic() < end, place.logged()
+            time.sleep(0.01)  # the log is a file of another process: there is no event to wait for
+        for command in ("import 0 0 1", "read", "encrypt", "decrypt"):
+            assert app.do(command) == "0", command
+        assert app.key_hits() == []
+        assert kept_page(app.pin_hits())
+        pids = helpers(place) if os.geteuid() == 0 else []
+        hits = [hit for pid in pids for secret in (app.key, PIN) for hit in memory.find(pid, secret)]
+        assert [hit for hit in hits if "pyha-arena" in hit.mapping] == []
+        assert app.do("finalize") == "0"
+        assert app.pin_hits() == app.key_hits() == []
+
+
 def test_nothing_reaches_a_file(place: Place, secretive: Start) -> None:
     with secretive(place) as app:
         assert app.do("login") == "0"
-        for command in (*IMPORTS, "read", "encrypt", "set-pin", "logout", "finalize"):
+        assert [app.unwrap(sort) for sort in SORTS] == ["0"] * len(SORTS)
+        for command in (*IMPORTS, "read", "encrypt", "import-ec 1 1 0", "set-pin 0 0", "logout", "finalize"):
             assert app.do(command) == "0", command
         secrets = (app.key, PIN)
         forms = [*secrets, *(each.hex().encode() for each in secrets), *(base64.b64encode(each) for each in secrets)]
@@ -240,8 +313,9 @@ def _core(directory: Path) -> bytes:
 
 def test_an_applications_core_file_has_no_secret(place: Place, secretive: Start, tmp_path: Path) -> None:
     with secretive(place, cwd=tmp_path, preexec_fn=_may_dump) as app:
-        for command in ("login", *IMPORTS, "read", "encrypt"):
+        for command in ("login", *IMPORTS, "read", "encrypt", "decrypt", "import-ec 1 1 0"):
             assert app.do(command) == "0", command
+        assert [app.unwrap(sort) for sort in SORTS] == ["0"] * len(SORTS)
         assert kept_page(app.pin_hits()), "it is in memory"
         app.process.send_signal(signal.SIGABRT)
         assert app.process.wait() == -signal.SIGABRT
