@@ -37,6 +37,9 @@ _PUBLIC_PART = (
 
 _COMPARED = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART)
 
+_LASTING = frozenset({ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_MODULUS, ck.CKA_EC_POINT})
+"""What every module shows, and no change alters."""
+
 READ = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART, ck.CKA_CHECK_VALUE)
 """Attributes to read for an identity. CKA_VALUE is read besides for the classes in `WITH_VALUE` only, where it is no
 secret key."""
@@ -114,6 +117,11 @@ class Identity:
             *((self.get(kind), other.get(kind)) for kind in (ck.CKA_MODULUS, ck.CKA_EC_POINT, ck.CKA_CHECK_VALUE)),
         )
         return any(a and a == b for a, b in pairs)
+
+    @property
+    def kind(self) -> bytes:
+        """The same for this object whatever C_SetAttributeValue makes of it, and different for most others."""
+        return b"".join(b"%d=%s;" % (kind, value) for kind, value in self.attributes if kind in _LASTING)
 
     def after(self, changes: Template) -> "Identity":
         """The identity after C_SetAttributeValue with this template."""

@@ -54,7 +54,8 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
     if entry.session is not None:
         return alter(group, ChangeCall(group, function, values, None), entry, template)
     try:
-        with group.changes.shared(group.deadline()):
+        kind, alone = entry.identity.kind, template is not None
+        with group.changes.shared(group.deadline()), group.changes.steady(kind, alone, group.deadline()):
             expect_tokens(group)
             # Disturbed is only what comes before the change itself.
             return begun_anew(lambda: _change(group, function, values, entry, template))

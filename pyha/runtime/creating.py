@@ -7,7 +7,7 @@ half-made stays on any member.
 Source: SEMANTICS.md sections 2, 3 and 5.
 """
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -98,7 +98,13 @@ def create(
         return rv, results
 
     lasting = not group.raw and any(wants_token(part.asked) for part in parts)
-    with group.changes.shared(group.deadline()) if lasting else nullcontext():
+    with ExitStack() as inside:
+        if lasting:
+            inside.enter_context(group.changes.shared(group.deadline()))
+            copied = _copied(group, function, values, parts[0])
+            if copied is not None:
+                # Changed meanwhile, its copies would differ.
+                inside.enter_context(group.changes.steady(copied.entry.identity.kind, False, group.deadline()))
         try:
             if lasting:
                 expect_tokens(group)

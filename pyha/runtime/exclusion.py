@@ -1,4 +1,5 @@
-"""Who may make and change token objects, and who has to be alone for it: resync, among all processes of a host.
+"""Who may make and change token objects, and who has to be alone for it, among all processes of a host: resync with all
+objects of the group, and a change with those that could be the one it changes.
 
 Inside the process a `Gate`; between processes record locks on the configuration file, which all of them read, whoever
 they run as. Only shared locks are taken, because those need no right to write: who makes or changes objects holds the
@@ -9,6 +10,10 @@ then and must not lose its place to another one meanwhile: it holds a third byte
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
 object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free. It
 holds a fourth byte then, so that who is alone can see that he is not. Nothing is kept open between two uses.
+
+Two changes of one object that met on their way over the members would leave it different on them, and a deletion would
+not find it under its new name: a change is alone with the objects of its kind, by two bytes more that are used as the
+group's first and second, and who deletes or copies one shares them.
 
 Source: SEMANTICS.md section 5 (on one host resync excludes creations and changes of all processes).
 """
@@ -25,6 +30,8 @@ from pyha.runtime.lock_file import LockFile
 
 _APART = 1 << 50
 """From a group's first byte to its third, and on to its fourth: beyond the first two of all groups."""
+_OF_KINDS = 1 << 53
+"""Where the bytes of kinds of objects begin: beyond those of all groups."""
 _LONGEST_PAUSE = 0.02
 """Seconds between two looks at a lock that somebody holds."""
 
@@ -48,12 +55,13 @@ class Exclusion:
     """One group's in one process. Without `beside` it is for the threads of this process only."""
 
     def __init__(self, group_id: bytes, clock: Callable[[], float] = time.monotonic) -> None:
+        self._id = group_id
         self._gate = Gate()
         self._clock = clock
         self._alone: Alone | None = None
         self._path: str | None = None
         # Far behind the end of every file, where nobody else looks: two bytes a group.
-        self._makers = int.from_bytes(sha256(group_id).digest()[:6]) << 1
+        self._makers = _hashed(group_id)
         self._loner = self._makers + 1
         self._resync = self._makers + _APART
         self._impatient = self._resync + _APART
@@ -87,6 +95,23 @@ class Exclusion:
                 self._gate.leave()
 
     @contextmanager
+    def steady(self, kind: bytes, alone: bool, deadline: float) -> Iterator[None]:
+        """While the block, which makes or changes token objects, wants no object of this kind changed meanwhile;
+        `alone`: and changes one itself. Waits until `deadline` (on the clock) and then goes on. Raises nothing of its
+        own."""
+        file = self._opened()
+        try:
+            if file is not None:
+                shared = _OF_KINDS + _hashed(self._id + kind)
+                with suppress(OSError):  # the application has closed it
+                    if not self._enter_kind(file, shared, alone, deadline):
+                        self._say("somebody changes an object for long: others like it are changed beside it")
+            yield
+        finally:
+            if file is not None:
+                file.close()
+
+    @contextmanager
     def alone(self, deadline: float) -> Iterator[Alone]:
         """While nobody else makes, changes or is alone, in any process. Raises GateTimeout at `deadline` (on the
         clock)."""
@@ -97,7 +122,7 @@ class Exclusion:
             try:
                 if file is not None:
                     try:
-                        self._hold(file, deadline)
+                        self._hold(file, self._loner, self._makers, deadline)
                     except OSError:
                         raise GateTimeout from None
                 yield self._alone
@@ -136,19 +161,35 @@ class Exclusion:
         return True
 
     def _pass(self, file: LockFile, deadline: float) -> None:
-        pauses = _pauses()
-        while True:
-            file.hold(self._makers)
-            if not file.is_held(self._loner):
-                self._patient = True
-                return
-            if not self._patient or self._clock() >= deadline:
-                break
-            file.drop(self._makers)
-            time.sleep(next(pauses))
+        if self._share(file, self._makers, self._loner, deadline if self._patient else None):
+            self._patient = True
+            return
         self._pass_by(file)
         self._patient = False
         self._say("somebody keeps the lock of a resync: objects are made and changed beside it")
+
+    def _share(self, file: LockFile, byte: int, against: int, deadline: float | None) -> bool:
+        """Hold `byte`; whether nobody holds `against`. None: without waiting."""
+        pauses = _pauses()
+        while True:
+            file.hold(byte)
+            if not file.is_held(against):
+                return True
+            if deadline is None or self._clock() >= deadline:
+                return False
+            file.drop(byte)
+            time.sleep(next(pauses))
+
+    def _enter_kind(self, file: LockFile, shared: int, alone: bool, deadline: float) -> bool:
+        if not alone:
+            return self._share(file, shared, shared + 1, deadline)
+        try:
+            self._hold(file, shared + 1, shared, deadline)
+        except GateTimeout:
+            # Held all the same, against those that come later.
+            file.hold(shared + 1)
+            return False
+        return True
 
     def _pass_by(self, file: LockFile) -> None:
         # Who comes to be alone now waits for this one, and who is alone sees it.
@@ -163,10 +204,11 @@ class Exclusion:
         except OSError:  # the application has closed it, and with it went all locks
             return True
 
-    def _hold(self, file: LockFile, deadline: float) -> None:
-        self._win(file, self._loner, deadline)
+    def _hold(self, file: LockFile, byte: int, against: int, deadline: float) -> None:
+        """Hold `byte` alone, while nobody holds `against`."""
+        self._win(file, byte, deadline)
         pauses = _pauses()
-        while file.is_held(self._makers):
+        while file.is_held(against):
             self._pause(pauses, deadline)
 
     def _win(self, file: LockFile, byte: int, deadline: float) -> None:
@@ -206,6 +248,11 @@ class Exclusion:
         if what not in self._said:
             self._said.add(what)
             log.log("warning", what)
+
+
+def _hashed(what: bytes) -> int:
+    """The first of two bytes."""
+    return int.from_bytes(sha256(what).digest()[:6]) << 1
 
 
 def _pauses() -> Iterator[float]:

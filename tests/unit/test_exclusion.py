@@ -323,6 +323,25 @@ def test_a_thread_that_goes_on_is_noticed(conf: Path, logged: Callable[[], list[
         assert not here.disturbed
 
 
+def test_two_changes_of_one_kind_of_objects_wait_for_each_other(conf: Path, logged: Callable[[], list[str]]) -> None:
+    def waits(kind: bytes, alone: bool) -> bool:
+        clock = Ticking()
+        with on(conf, clock=clock).steady(kind, alone, 3.0):
+            return clock.looks > 0
+
+    with on(conf).steady(b"key", True, PAST):
+        assert waits(b"key", True)
+        assert waits(b"key", False)
+        assert not waits(b"certificate", True)
+        with on(conf, b"another group's").steady(b"key", True, PAST):
+            pass
+    assert len(logged()) == 2  # those two went on when their time was over
+    with on(conf).steady(b"key", False, PAST):
+        assert waits(b"key", True)
+        assert not waits(b"key", False)
+    assert not waits(b"key", True)
+
+
 def test_without_a_configuration_it_is_for_threads() -> None:
     it = Exclusion(GROUP)
     with it.shared(PAST), pytest.raises(GateTimeout), it.alone(PAST):
