@@ -25,6 +25,7 @@ from pyha.runtime.binding import bind, tells_apart
 from pyha.runtime.calls import Objects, Unknown, choose
 from pyha.runtime.copying import dated_record_for, existing_record, record_for, records_on
 from pyha.runtime.failover import POISON_LIMIT, run
+from pyha.runtime.following import UNCHANGED, Following
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import housekeeping
 from pyha.runtime.making import identify_again, make_with
@@ -97,6 +98,13 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     if rv != ck.CKR_OK:
         return rv
     rv = _on_the_others(group, call, values, entry, missed, passed_over, lacking)
+    if call.following.is_nowhere():
+        placed.take_back(group)
+        missed.take_back()
+        raise Refusal(ck.CKR_FUNCTION_FAILED, UNCHANGED)
+    for index, connection in call.following.behind():
+        group.lost(index, connection.generation, f"{UNCHANGED}; it needs a resync")
+    missed.cover_at_last()
     missed.settle()
     if rv != ck.CKR_OK:
         return rv
@@ -162,6 +170,7 @@ class ChangeCall:
         self.poisoned = 0  # helpers that it has ended
         self._group = group
         self._missed = missed
+        self.following = Following(values[2] if missed is not None and len(values) > 2 else None)
         self._deletion = _Deletion()
         self._objects = Objects(group, function, values)
 
@@ -182,6 +191,8 @@ class ChangeCall:
                 if self._missed is not None and _deletes(values) and rv == ck.CKR_OK:
                     self._deletion.answered(connection, values[1])
                     self._deletion.look(session, deadline)
+                elif rv == ck.CKR_OK:
+                    self.following.look(index, connection, session, values[1], deadline)
                 return rv, results
         except MemberLost as loss:
             self.poisoned += loss.culprit
@@ -269,6 +280,8 @@ def _on_the_others(
                 if rv == ck.CKR_OK and _deletes(values):
                     deletion.answered(connection, real)
                     deletion.look(session, deadline)
+                elif rv == ck.CKR_OK:
+                    call.following.look(index, connection, session, real, deadline)
             return rv, True
 
         missed.cover_at_last()
@@ -283,7 +296,6 @@ def _on_the_others(
             group.lost(index, connection.generation, str(loss))
             group.news.count_failover(function.name, index, str(loss), group.clock() - start, None)
             poisoned += isinstance(loss, MemberLost) and loss.culprit
-    missed.cover_at_last()
     return ck.CKR_DEVICE_ERROR if passed_over else ck.CKR_OK
 
 

@@ -20,6 +20,7 @@ from pyha.ha.steps import Change, Clear, Copy, Delete, Step, Write
 from pyha.ha.tombstones import Tombstone, tombstone_template
 from pyha.ha.tombstones import decode as decode_tombstone
 from pyha.runtime.cloning import Place, SourceLost, clone
+from pyha.runtime.following import UNCHANGED, otherwise
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import STILL_THERE, create, destroy, housekeeping, is_gone, read_attributes
 from pyha.runtime.inventory import Lookout, identity_at
@@ -112,7 +113,10 @@ def _change(group: GroupRuntime, members: Sequence[Place], change: Change) -> No
 
     def attempt(deadline: float) -> tuple[int, None]:
         with housekeeping(connection, deadline) as session:
-            return make_with(connection, function, [session, change.real, template], deadline)[0], None
+            rv, _ = make_with(connection, function, [session, change.real, template], deadline)
+            if rv == ck.CKR_OK and otherwise(connection, session, change.real, template, deadline)[1]:
+                raise Refusal(ck.CKR_FUNCTION_FAILED, UNCHANGED)
+            return rv, None
 
     _expect(step(group, *place, function.name, attempt)[0], function.name)
     handle = connection.known.get(change.real)
