@@ -3,7 +3,8 @@ and when one was seen to lack an object.
 
 Cheap first: as many token objects on each, and no tombstone that one of them has not applied. Only where that differs a
 plan is made, beside creations and changes; only where it has something to do they are excluded, and it is carried out.
-The members serve meanwhile: a call for an object that its member lacks goes to one that has it.
+The members serve meanwhile: a call for an object that its member lacks goes to one that has it. A comparison that fails
+is made again later.
 
 Source: SEMANTICS.md sections 2 (marked for audit) and 5 (only resync writes objects).
 """
@@ -26,27 +27,42 @@ from pyha.runtime.turns import Occupied, resync_group
 
 def compare_if_asked(group: GroupRuntime) -> None:
     """What the monitor does when somebody has reason to ask. Raises nothing."""
-    if not group.news.suspect or group.raw or group.user != ck.CKU_USER:
+    at = comparison_due(group)
+    if at is None or at > group.clock():
         return
-    group.news.suspect = False
+    group.news.comparing()
+    if _compare(group):
+        group.news.compared()
+    else:
+        group.news.comparison_failed()
+
+
+def comparison_due(group: GroupRuntime) -> float | None:
+    """When the members are to be compared (our clock); None: not as things are now."""
+    return None if group.raw or group.user != ck.CKU_USER else group.news.comparison_due(group.recovery)
+
+
+def _compare(group: GroupRuntime) -> bool:
+    """Whether it came to its end, or there is nothing to compare."""
     try:
         if len(group.present()) < 2 or _seem_alike(group):
-            return
+            return True
         planned = resynchronise(group, group.present(), dry=True)
         outcome = resync_group(group) if planned.first.steps else planned
     except LostMeanwhile as loss:
         group.lost(loss.index, loss.connection.generation, str(loss))
-        return
+        return False
     except (Occupied, Unreadable) as reason:
         log.log("warning", f'group "{group.settings.label}": members may differ, and were not compared: {reason}')
-        return
+        return False
     except MemoryError:
         # No descriptor, say, for an object that is larger than most; the monitor goes on, and so does the application.
         log.log("warning", f'group "{group.settings.label}": members may differ, and were not compared: no memory')
-        return
+        return False
     except NobodyLeft:
-        return
+        return True
     _tell(group, outcome, planned.first.conflicts)
+    return outcome.finished
 
 
 def _tell(group: GroupRuntime, outcome: Outcome, planned: tuple[Conflict, ...]) -> None:
@@ -72,11 +88,12 @@ def _expel(group: GroupRuntime, name: str, reason: str) -> None:
 
 
 def _seem_alike(group: GroupRuntime) -> bool:
-    """Whether there is no sign that they differ. A member that cannot say is no sign. Raises NobodyLeft."""
+    """Whether there is no sign that they differ. Raises Unreadable where a member cannot say, NobodyLeft."""
     members = group.present()
     names = {group.settings.members[index].recorded_as for index, _ in members}
     counts: set[int] = set()
     behind = False
+    unsure = ""
     for index, connection in members:
         try:
             counts.add(_count(group, connection))
@@ -84,10 +101,15 @@ def _seem_alike(group: GroupRuntime) -> bool:
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
             continue
-        except (SearchFailed, SessionRefused):
+        except (SearchFailed, SessionRefused) as failure:
+            unsure = f"member {group.name(index)} cannot be asked what it holds: {failure}"
             continue
         behind |= any(tombstone.pending & names for _, tombstone in found)
-    return len(counts) < 2 and not behind
+    if len(counts) > 1 or behind:
+        return False
+    if unsure:
+        raise Unreadable(unsure)
+    return True
 
 
 def _count(group: GroupRuntime, connection: Connection) -> int:

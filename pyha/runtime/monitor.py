@@ -15,7 +15,7 @@ from pyha.abi.threads import start_thread
 from pyha.ha.group import Occasion
 from pyha.ha.settings import RecoveryMode
 from pyha.runtime import log
-from pyha.runtime.comparing import compare_if_asked
+from pyha.runtime.comparing import compare_if_asked, comparison_due
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.recovery import due, recover
 from pyha.runtime.reload import Reload
@@ -110,7 +110,7 @@ class Monitor:
         """Seconds until the next thing is due."""
         pause = self._reload.pause() if groups else PROBE_INTERVAL
         for group in groups:
-            at = group.value.next_due(group.recovery)
-            if at is not None:
-                pause = min(pause, max(0.0, at - group.clock()))
+            for at in (group.value.next_due(group.recovery), comparison_due(group)):
+                if at is not None:
+                    pause = min(pause, max(0.0, at - group.clock()))
         return pause

@@ -10,7 +10,8 @@ import threading
 from collections.abc import Callable
 
 from pyha.ha.group import Group
-from pyha.ha.settings import RecoveryMode
+from pyha.ha.recovery import UNTRIED, due_at
+from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import log
 from pyha.runtime.failovers import Failovers
 from pyha.runtime.settings import GroupSettings
@@ -39,6 +40,7 @@ class News:
         self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
         self._nonsense: set[int] = set()  # members whose answers were not to be believed
         self._failovers = Failovers()
+        self._comparisons = UNTRIED
 
     # -- the log ------------------------------------------------------------------------------------------------
 
@@ -67,8 +69,29 @@ class News:
 
     def compare_soon(self) -> None:
         """There is reason to compare the members, or nobody has yet; the monitor does, where there is one."""
+        self._comparisons = UNTRIED
         self.suspect = True
         self.on_news()
+
+    def comparison_due(self, recovery: RecoverySettings) -> float | None:
+        """When the members are to be compared (our clock): at once, or where that has failed by the rule of lost
+        members, ever more rarely. None: there is no reason to, or no attempt left."""
+        if not self.suspect:
+            return None
+        return due_at(recovery, self._comparisons) if self._comparisons.count else self._comparisons.last
+
+    def comparing(self) -> None:
+        """They are compared now, whatever comes of it; what is seen from now on is another reason."""
+        self.suspect = False
+
+    def compared(self) -> None:
+        """They have been."""
+        self._comparisons = UNTRIED
+
+    def comparison_failed(self) -> None:
+        """They could not be, or not to the end."""
+        self._comparisons = self._comparisons.failed(self._clock(), differs=True)
+        self.suspect = True
 
     def forget_audits(self) -> None:
         """The members have been made to hold the same: what is missing next is said again."""

@@ -26,14 +26,14 @@ def no_memory(*arguments: object, **named: object) -> NoReturn:
 
 
 def test_a_comparison(monkeypatch: pytest.MonkeyPatch) -> None:
-    group = GroupRuntime(SETTINGS, 1, no_memory)
+    group = GroupRuntime(SETTINGS, 1, no_memory, clock=lambda: 0.0)
     group.value = group.value.joined(0, 1).joined(1, 1)
     group.connections[:] = [cast(Any, object()), cast(Any, object())]
     group.user, group.news.suspect = ck.CKU_USER, True
     monkeypatch.setattr(comparing, "_seem_alike", lambda group: False)
     monkeypatch.setattr(comparing, "resynchronise", no_memory)
     comparing.compare_if_asked(group)
-    assert not group.news.suspect, "not at once again"
+    assert comparing.comparison_due(group) == group.recovery.interval, "not at once again"
 
 
 def test_a_probe_says_nothing_of_the_member(monkeypatch: pytest.MonkeyPatch) -> None:
