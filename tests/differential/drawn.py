@@ -1,18 +1,23 @@
 """Which sequences are played: in every plain run the same ones, with DIFFERENTIAL_EXAMPLES as many new ones.
 
+Each is drawn by itself, from a seed of its own: of many drawn in one run hypothesis makes most out of earlier ones,
+with a call repeated, and some functions are never called. DIFFERENTIAL_SEED is the first seed, to see the same new ones
+again.
+
 The same ones are drawn in a process of their own: what hypothesis draws depends on the modules that are loaded, and so
 on which other tests run. They are played one by one and not shrunk: over real tokens a failure need not come a second
 time, and then minutes of shrinking end in "flaky", and say nothing of the first.
 """
 
 import os
+import random
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 from typing import Any
 
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis.strategies import SearchStrategy
 
 from tests.differential import sequences
@@ -33,10 +38,30 @@ def play_drawn(strategy: str, arguments: tuple[int, ...], examples: int, play: C
             play(sequence)
         return
 
-    @settings(_ANY, max_examples=EXAMPLES * examples // 40, print_blob=True, phases=[Phase.generate, Phase.shrink])
-    @given(_strategy(strategy, arguments))
+    first = int(os.environ.get("DIFFERENTIAL_SEED") or random.randrange(2**32))
+    for each in range(first, first + EXAMPLES * examples // 30):
+        try:
+            _one(_strategy(strategy, arguments), each, play, (Phase.generate, Phase.shrink))
+        except BaseException as failure:
+            failure.add_note(f"seen again with DIFFERENTIAL_SEED={each}")
+            raise
+
+
+def _one(
+    strategy: SearchStrategy[Sequence], of: int, play: Callable[[Sequence], None], phases: tuple[Phase, ...]
+) -> None:
+    """Play the sequence of this seed. Hypothesis's first example is the simplest that there is, whatever the seed; the
+    second one is drawn."""
+    drawn = 0
+
+    @seed(of)
+    @settings(_ANY, max_examples=2, phases=phases)
+    @given(strategy)
     def compare(sequence: Sequence) -> None:
-        play(sequence)
+        nonlocal drawn
+        drawn += 1
+        if drawn > 1:
+            play(sequence)
 
     compare()
 
@@ -48,15 +73,10 @@ def _always_the_same(strategy: str, arguments: tuple[int, ...], examples: int) -
 
 
 def draw(strategy: str, arguments: tuple[int, ...], examples: int) -> list[Sequence]:
-    """The first so many sequences. To be called in a new process."""
+    """The sequences of the first so many seeds. To be called in a new process."""
     drawn: list[Sequence] = []
-
-    @settings(_ANY, max_examples=examples, derandomize=True, phases=[Phase.generate])
-    @given(_strategy(strategy, arguments))
-    def collect(sequence: Sequence) -> None:
-        drawn.append(sequence)
-
-    collect()
+    for each in range(examples):
+        _one(_strategy(strategy, arguments), each, drawn.append, (Phase.generate,))
     return drawn
 
 

@@ -12,7 +12,7 @@ from pyha.cryptoki.functions import BY_NAME, Operation, Route
 from pyha.cryptoki.kinds import Kind
 from tests.differential import own_faults
 from tests.differential.calls import Call, Closed, Gone, K, Result, S, Slot, Taken
-from tests.differential.material import OBJECTS, RANDOM
+from tests.differential.material import GENERATED, OBJECTS, PAIRS, RANDOM
 from tests.differential.worker import CRASHED, Answer, Worker
 
 INVALID = 0x7FFFFFF1
@@ -317,7 +317,7 @@ class Lockstep:
             return False
         things = [self._thing(call.arguments[2]), self._thing(call.arguments[3])]
         mechanism = call.arguments[1]
-        return all(each and each.same for each in things) and mechanism[0] != ck.CKM_RSA_PKCS
+        return all(each and each.same for each in things) and mechanism[0] not in (*RANDOM, ck.CKM_RSA_PKCS)
 
     def _attributes(self, call: Call, queries: Any, ours: Any, theirs: Any) -> Iterator[Difference]:
         thing = self._thing(call.arguments[1])
@@ -537,6 +537,5 @@ def _is_key(kind: str) -> bool:
 
 def kinds() -> list[str]:
     """Every kind of object that there may be."""
-    made = ["made-aes", "made-generic"]
-    pairs = [f"made-{which}-{part}" for which in ("ec", "rsa") for part in ("public", "private")]
-    return [*OBJECTS, *made, *pairs, "derived"]
+    pairs = [f"{which}-{part}" for which in PAIRS for part in ("public", "private")]
+    return [*OBJECTS, *GENERATED, *pairs, "derived"]

@@ -129,6 +129,7 @@ GENERATED: dict[str, tuple[int, Pairs]] = {
         ck.CKM_AES_KEY_GEN,
         ((ck.CKA_VALUE_LEN, 32), (ck.CKA_SENSITIVE, True), *_CIPHER, *_SIGNER),
     ),
+    "made-des3": (ck.CKM_DES3_KEY_GEN, ((ck.CKA_SENSITIVE, True), *_CIPHER, *_SIGNER)),
     "made-generic": (ck.CKM_GENERIC_SECRET_KEY_GEN, ((ck.CKA_VALUE_LEN, 64), (ck.CKA_SENSITIVE, True), *_SIGNER)),
 }
 """What C_GenerateKey makes; the value is another on each side."""
@@ -148,49 +149,84 @@ PAIRS: dict[str, tuple[int, Pairs, Pairs]] = {
 """What C_GenerateKeyPair makes."""
 
 _IV = bytes(range(16))
+_IV_WORDS = int.from_bytes(_IV[:8], "little"), int.from_bytes(_IV[8:], "little")
 _GCM = (b"\x01" * 12, b"associated")
 Described = tuple[int, object]
-_PSS: Described = (ck.CKM_SHA256_RSA_PKCS_PSS, (ck.CKM_SHA256, 1, 32))
+
+
+def _gcm(tag: int, iv: bytes = _GCM[0], associated: bytes = _GCM[1]) -> Described:
+    """CKM_AES_GCM with a tag of so many bits."""
+    return ck.CKM_AES_GCM, (("pointer", iv), 8 * len(iv), ("pointer", associated), tag)
+
+
+def _oaep(digest: int, mask: int, label: bytes = b"") -> Described:
+    return ck.CKM_RSA_PKCS_OAEP, (digest, mask, 1, ("pointer", label))
+
 
 CIPHERS: tuple[tuple[str, Described], ...] = (
     ("aes", (ck.CKM_AES_ECB, None)),
     ("aes", (ck.CKM_AES_CBC, _IV)),
     ("aes", (ck.CKM_AES_CBC_PAD, _IV)),
     ("aes", (ck.CKM_AES_CTR, (128).to_bytes(8, "little") + _IV)),
-    ("aes", (ck.CKM_AES_GCM, (("pointer", _GCM[0]), 96, ("pointer", _GCM[1]), 128))),
+    ("aes", (ck.CKM_AES_CTR, (16).to_bytes(8, "little") + _IV)),
+    ("aes", _gcm(128)),
+    ("aes", _gcm(96, associated=b"")),
+    ("aes", _gcm(32, iv=bytes(16))),
+    ("des3", (ck.CKM_DES3_ECB, None)),
     ("des3", (ck.CKM_DES3_CBC, _IV[:8])),
     ("des3", (ck.CKM_DES3_CBC_PAD, _IV[:8])),
     ("rsa", (ck.CKM_RSA_PKCS, None)),
     ("rsa", (ck.CKM_RSA_X_509, None)),
-    ("rsa", (ck.CKM_RSA_PKCS_OAEP, (ck.CKM_SHA_1, 1, 1, ("pointer", b"")))),
+    ("rsa", _oaep(ck.CKM_SHA_1, 1)),
+    ("rsa", _oaep(ck.CKM_SHA256, 2)),
+    ("rsa", _oaep(ck.CKM_SHA_1, 1, b"label")),
 )
 """Kind of key (rsa: the public or the private one), and mechanism."""
 
 SIGNERS: tuple[tuple[str, Described], ...] = (
+    ("generic", (ck.CKM_SHA_1_HMAC, None)),
     ("generic", (ck.CKM_SHA256_HMAC, None)),
     ("generic", (ck.CKM_SHA512_HMAC, None)),
     ("aes", (ck.CKM_AES_CMAC, None)),
+    ("des3", (ck.CKM_DES3_CMAC, None)),
     ("rsa", (ck.CKM_RSA_PKCS, None)),
+    ("rsa", (ck.CKM_RSA_X_509, None)),
     ("rsa", (ck.CKM_SHA256_RSA_PKCS, None)),
-    ("rsa", _PSS),
+    ("rsa", (ck.CKM_SHA256_RSA_PKCS_PSS, (ck.CKM_SHA256, 2, 32))),
+    ("rsa", (ck.CKM_SHA256_RSA_PKCS_PSS, (ck.CKM_SHA256, 1, 32))),
+    ("rsa", (ck.CKM_SHA1_RSA_PKCS_PSS, (ck.CKM_SHA_1, 1, 0))),
+    ("rsa", (ck.CKM_SHA512_RSA_PKCS_PSS, (ck.CKM_SHA512, 4, 63))),
+    ("rsa", (ck.CKM_RSA_PKCS_PSS, (ck.CKM_SHA256, 2, 94))),
     ("ec", (ck.CKM_ECDSA, None)),
     ("made-generic", (ck.CKM_SHA256_HMAC, None)),
     ("made-ec", (ck.CKM_ECDSA, None)),
     ("made-rsa", (ck.CKM_SHA1_RSA_PKCS, None)),
 )
+"""Of CKM_SHA256_RSA_PKCS_PSS one is with the mask function of another hash, two have a salt that is as long as none or
+longer than the modulus has room for."""
 
-DIGESTS: tuple[Described, ...] = ((ck.CKM_SHA256, None), (ck.CKM_SHA512, None), (ck.CKM_SHA_1, None))
+DIGESTS: tuple[Described, ...] = tuple(
+    (each, None) for each in (ck.CKM_MD5, ck.CKM_SHA_1, ck.CKM_SHA224, ck.CKM_SHA256, ck.CKM_SHA384, ck.CKM_SHA512)
+)
 
 WRAPPERS: tuple[tuple[str, Described], ...] = (
     ("aes", (ck.CKM_AES_KEY_WRAP, None)),
     ("aes", (ck.CKM_AES_KEY_WRAP_PAD, None)),
     ("rsa", (ck.CKM_RSA_PKCS, None)),
+    ("rsa", _oaep(ck.CKM_SHA_1, 1)),
 )
 
 DERIVATIONS: tuple[tuple[str, Described], ...] = (
     ("aes", (ck.CKM_AES_ECB_ENCRYPT_DATA, (("pointer", bytes(32)),))),
+    ("aes", (ck.CKM_AES_CBC_ENCRYPT_DATA, (*_IV_WORDS, ("pointer", bytes(32))))),
+    ("des3", (ck.CKM_DES3_ECB_ENCRYPT_DATA, (("pointer", bytes(32)),))),
     ("ec-private", (ck.CKM_ECDH1_DERIVE, (1, b"", _point()[2:]))),
 )
 
-RANDOM = frozenset((ck.CKM_ECDSA, ck.CKM_RSA_PKCS_OAEP, ck.CKM_SHA256_RSA_PKCS_PSS))
+RANDOM = frozenset(
+    (
+        *(ck.CKM_ECDSA, ck.CKM_RSA_PKCS_OAEP, ck.CKM_RSA_PKCS_PSS),
+        *(ck.CKM_SHA1_RSA_PKCS_PSS, ck.CKM_SHA256_RSA_PKCS_PSS, ck.CKM_SHA512_RSA_PKCS_PSS),
+    )
+)
 """Mechanisms whose output is another each time; CKM_RSA_PKCS is so where it encrypts or wraps."""

@@ -32,7 +32,8 @@ class Tally:
     complete: int = 0
     calls: int = 0
     objects: int = 0
-    answers: Counter[str] = field(default_factory=Counter)
+    answers: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By function and CK_RV; of what is no call, by what it is."""
     tolerated: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
 
@@ -40,7 +41,7 @@ class Tally:
         lines = [
             f"{self.calls} calls in {self.sequences} sequences, {self.complete} of them to their end, "
             f"{self.objects} token objects at the ends",
-            *(f"{count:8} {rv}" for rv, count in self.answers.most_common()),
+            *(f"{count:8} {name} {rv}" for (name, rv), count in sorted(self.answers.items())),
             *(f"{count:8} fault: {what}" for what, count in self.faults.most_common()),
             *(f"{count:8} tolerated: {reason}" for reason, count in self.tolerated.most_common()),
         ]
@@ -66,8 +67,11 @@ def _play(scene: Scene, sequence: Sequence[Step], played: list[Step], tally: Tal
     ended = False
     try:
         ended = _calls(scene, lockstep, sequence, played, tally)
+        anew = lockstep.away or lockstep.littered
+        if anew and len(scene.present()) < len(scene.group.tokens):
+            ended = False  # who begins anew takes in as it is what was out, and lacks what was made since
         if ended:
-            if lockstep.away or lockstep.littered:
+            if anew:
                 scene.restart()
             bare = token_objects(scene.bare, lockstep.slots[0])
             slot = token_objects(scene.slot, lockstep.slots[1])
@@ -100,7 +104,9 @@ def _calls(scene: Scene, lockstep: Lockstep, sequence: Sequence[Step], played: l
                 raise Differs(_said(difference))
             tally.tolerated[entry.reason] += 1
             excused.append(entry)
-        tally.answers[_name(lockstep.last_rv) if isinstance(call, Call) else type(call).__name__] += 1
+        tally.answers[
+            (call.name, _name(lockstep.last_rv)) if isinstance(call, Call) else (type(call).__name__, "")
+        ] += 1
         if any(entry.diverges for entry in excused):
             return False
         if isinstance(call, Back) and lockstep.wrote:

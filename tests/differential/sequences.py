@@ -40,7 +40,8 @@ SO_PIN = b"12345678"
 _sessions = st.sampled_from([S(0)] * 5 + [S(1)] * 3 + [S(2)])
 _any_session = st.one_of(*[_sessions] * 9, st.sampled_from([Closed(), 0, 0x7FFFFFF1]))
 _rooms = st.sampled_from([512] * 6 + [None, None, 0, 1, 15, 16, 31, 32, 64, 127, 128])
-_data = st.sampled_from([bytes(16), b"0123456789abcdef" * 2, b"", b"x", b"block of 15 bytes"[:15], bytes(range(117))])
+_WHOLE_DATA = (bytes(16), b"0123456789abcdef" * 2, b"", b"x", b"block of 15 bytes"[:15], bytes(range(117)), bytes(128))
+_data = st.sampled_from(_WHOLE_DATA)
 _odd_data = st.one_of(*[_data] * 12, st.sampled_from([None, Null(16), bytes(1000)]))
 _numbers = st.integers(0, 5)
 
@@ -114,9 +115,8 @@ def _templates(draw: st.DrawFn, base: Pairs, private: bool | None = None) -> Pai
 
 
 @st.composite
-def _creations(draw: st.DrawFn) -> Calls:
+def _creations(draw: st.DrawFn, how: str) -> Calls:
     session = draw(_sessions)
-    how = draw(st.sampled_from(["create"] * 4 + ["generate", "pair", "copy", "copy"]))
     if how == "create":
         kind = draw(st.sampled_from(sorted(OBJECTS)))
         return [Call("C_CreateObject", (session, draw(_templates(OBJECTS[kind])), True), kind)]
@@ -126,7 +126,7 @@ def _creations(draw: st.DrawFn) -> Calls:
         how = draw(now_and_then((mechanism, None), parameters((mechanism, None))))
         return [Call("C_GenerateKey", (session, how, draw(_templates(base)), True), kind)]
     if how == "pair":
-        kind = draw(st.sampled_from(["made-ec", "made-ec", "made-rsa"]))
+        kind = draw(st.sampled_from(["made-ec", "made-ec", "made-ec", "made-rsa"]))
         mechanism, public, secret = PAIRS[kind]
         templates = draw(_templates(public)), draw(_templates(secret))
         return [Call("C_GenerateKeyPair", (session, (mechanism, None), *templates, True, True), kind)]
@@ -175,9 +175,8 @@ _queries = st.lists(
 
 
 @st.composite
-def _uses_of_objects(draw: st.DrawFn) -> Calls:
+def _uses_of_objects(draw: st.DrawFn, how: str) -> Calls:
     session, thing = draw(_any_session), draw(_objects())
-    how = draw(st.sampled_from(["read"] * 4 + ["size", "set", "set", "destroy", "wrap", "derive"]))
     if how == "read":
         return [Call("C_GetAttributeValue", (session, thing, draw(_queries)))]
     if how == "size":
@@ -267,9 +266,35 @@ def _searches(draw: st.DrawFn) -> Calls:
 
 
 @st.composite
-def _bodies(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...], updates: bool = True) -> Calls:
-    """What follows an Init of an operation that gives output: whole, in parts, asked for its size, and wrong mixtures.
-    `takes`: inputs to draw from."""
+def _bodies(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...]) -> Calls:
+    """What follows an Init of an operation that gives output: what belongs there, or wrong mixtures of it. `takes`:
+    inputs to draw from."""
+    return draw(_in_order(session, of, takes) if draw(st.integers(0, 2)) else _in_disorder(session, of, takes))
+
+
+_ASKED: tuple[tuple[int | None, ...], ...] = ((512,), (512,), (None, 512), (0, 512), (1, None, 512))
+"""Rooms for the same call, one after the other, until it has enough."""
+
+
+@st.composite
+def _in_order(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...]) -> Calls:
+    """Whole, or in parts; asked for its size, and tried with too little room, anywhere."""
+    inputs, updates = st.sampled_from(takes or _WHOLE_DATA), draw(st.sampled_from([None, 0, 1, 1, 2, 3]))
+    if updates is None:
+        data = draw(inputs)
+        return [Call(f"C_{of}", (session, data, room)) for room in draw(st.sampled_from(_ASKED))]
+    calls: Calls = []
+    for _ in range(updates):
+        data = draw(inputs)
+        if of in ("Sign", "Digest"):
+            calls.append(Call(f"C_{of}Update", (session, data)))
+        else:
+            calls += [Call(f"C_{of}Update", (session, data, room)) for room in draw(st.sampled_from(_ASKED))]
+    return [*calls, *(Call(f"C_{of}Final", (session, room)) for room in draw(st.sampled_from(_ASKED)))]
+
+
+@st.composite
+def _in_disorder(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...]) -> Calls:
     inputs = st.sampled_from(takes) if takes else _odd_data
     calls: Calls = []
     for how in draw(st.lists(st.sampled_from(["whole", "whole", "update", "update", "final"]), max_size=4)):
@@ -281,17 +306,10 @@ def _bodies(draw: st.DrawFn, session: S, of: str, takes: tuple[object, ...], upd
             calls.append(Call(f"C_{of}Update", (session, draw(inputs))))
         else:
             calls.append(Call(f"C_{of}Update", (session, draw(inputs), draw(_rooms))))
-    end = draw(st.sampled_from(["whole", "final", ""] if not calls else ["final", ""]))
-    if end:
-        asked: list[int | None] = draw(st.sampled_from([[512], [None, 512], [1, 512], [None]]))
-        data = draw(inputs)
-        for room in asked:
-            whole = (session, data, room), (session, room)
-            calls.append(Call(f"C_{of}" if end == "whole" else f"C_{of}Final", whole[end != "whole"]))
     return calls
 
 
-def _half(kind: str, public: bool) -> str:
+def half(kind: str, public: bool) -> str:
     return f"{kind}-{'public' if public else 'private'}" if kind in ("rsa", "ec", "made-ec", "made-rsa") else kind
 
 
@@ -308,10 +326,10 @@ def _ciphers(draw: st.DrawFn) -> Calls:
     session = draw(_sessions)
     kind, mechanism = draw(st.sampled_from(CIPHERS))
     mechanism = draw(now_and_then(mechanism, parameters(mechanism)))
-    made = [Call("C_EncryptInit", (session, mechanism, draw(_keys(_half(kind, True)))))]
+    made = [Call("C_EncryptInit", (session, mechanism, draw(_keys(half(kind, True)))))]
     made += draw(_bodies(session, "Encrypt", ()))
     if draw(st.booleans()):
-        made.append(Call("C_DecryptInit", (session, mechanism, draw(_keys(_half(kind, False))))))
+        made.append(Call("C_DecryptInit", (session, mechanism, draw(_keys(half(kind, False))))))
         made += draw(_bodies(session, "Decrypt", (Result("Encrypt"), Result("Encrypt"), bytes(16), b"")))
     return made
 
@@ -321,11 +339,11 @@ def _signatures(draw: st.DrawFn) -> Calls:
     session = draw(_sessions)
     kind, mechanism = draw(st.sampled_from(SIGNERS))
     mechanism = draw(now_and_then(mechanism, parameters(mechanism)))
-    made = [Call("C_SignInit", (session, mechanism, draw(_keys(_half(kind, False)))))]
-    made += draw(_bodies(session, "Sign", (bytes(32), b"", b"some text", bytes(16))))
+    made = [Call("C_SignInit", (session, mechanism, draw(_keys(half(kind, False)))))]
+    made += draw(_bodies(session, "Sign", (bytes(32), bytes(32), b"some text", b"", bytes(128))))
     if draw(st.booleans()):
         signature = draw(st.sampled_from([Result("Sign"), Result("Sign"), Result("Sign", flipped=True), b"short"]))
-        made.append(Call("C_VerifyInit", (session, mechanism, draw(_keys(_half(kind, True))))))
+        made.append(Call("C_VerifyInit", (session, mechanism, draw(_keys(half(kind, True))))))
         how = draw(st.sampled_from(["whole", "parts", "final", "both"]))
         if how == "whole" or how == "both":
             made.append(Call("C_Verify", (session, Taken("Sign"), signature)))
@@ -345,6 +363,9 @@ def _digests(draw: st.DrawFn) -> Calls:
         made.append(Call("C_DigestKey", (session, draw(_objects()))))
     return made + draw(_bodies(session, "Digest", ()))
 
+
+_made = [_creations(how) for how in ("create", "create", "generate", "pair", "copy")]
+_used = [_uses_of_objects(how) for how in ("read", "read", "set", "size", "destroy", "wrap", "derive")]
 
 # -- sessions, and single calls ---------------------------------------------------------------------------------
 
@@ -467,7 +488,7 @@ def _lives(draw: st.DrawFn) -> Steps:
 @st.composite
 def _childhoods(draw: st.DrawFn) -> Steps:
     """A child that does something and ends, with or without C_Finalize; its parent goes on."""
-    inside = draw(st.one_of(_ciphers(), _signatures(), _digests(), _creations(), _uses_of_objects(), _single()))
+    inside = draw(st.one_of(_ciphers(), _signatures(), _digests(), *_made, *_used, _single()))
     end: Calls = draw(st.sampled_from([[], [Call("C_Finalize", (None,))]]))
     begin = draw(st.sampled_from([[], [Call("C_Initialize", (None,)), open_session(), log_in(), *_find_all]]))
     return [Fork(), *begin, *inside, *end, Back()]
@@ -477,13 +498,29 @@ def _childhoods(draw: st.DrawFn) -> Steps:
 
 _KEYS = ("aes", "generic", "rsa-private", "rsa-public", "ec-private", "ec-public", "des3")
 
+
+def _made_keys() -> Calls:
+    token = _flags()
+    made = [
+        Call("C_GenerateKey", (S(0), (how, None), (*base, *token), True), kind)
+        for kind, (how, base) in GENERATED.items()
+    ]
+    how, public, secret = PAIRS["made-ec"]
+    pair = Call("C_GenerateKeyPair", (S(0), (how, None), (*public, *token), (*secret, *token), True, True), "made-ec")
+    return [*made, pair]
+
+
+_ALL = [open_session(), log_in(), open_session(), *(create(kind) for kind in _KEYS)]
+
 START: tuple[Calls, ...] = (
+    *([_ALL] * 6),
+    [*_ALL, *_made_keys()],
+    [*_ALL, *_made_keys()],
     [open_session()],
     [open_session(RO), open_session()],
     [open_session(), log_in()],
     [open_session(), *(create(kind) for kind in _KEYS[:3])],
     [open_session(), open_session(), *(create(kind) for kind in _KEYS)],
-    [open_session(), log_in(), open_session(), *(create(kind) for kind in _KEYS)],
     [open_session(), log_in(), open_session(RO), *(create(kind, private=True) for kind in _KEYS)],
     [open_session(), log_in(), *(create(kind, private=True) for kind in _KEYS[:4])],
     [open_session(), log_in(), open_session(RO), *(create(kind) for kind in ("aes", "generic", "rsa-private"))],
@@ -502,11 +539,9 @@ START: tuple[Calls, ...] = (
 )
 
 _fragments = st.one_of(
-    *([_ciphers(), _signatures(), _digests(), _creations(), _uses_of_objects()] * 2),
-    _searches(),
-    _session_calls(),
-    _single(),
-    _single(),
+    *([_ciphers(), _ciphers(), _signatures(), _signatures(), _digests(), *_made, *_used] * 2),
+    *(_searches(), _searches(), _session_calls(), _session_calls()),
+    *([_single()] * 5),
 )
 _all_fragments = st.one_of(*[_fragments] * 12, _lives(), _childhoods())
 
