@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     except NotServable as reason:
         raise Mistake(str(reason)) from None
     print(
-        f'{member.name} (serial {member.uri.serial}) is a {member.role.value} member of "{group.label}": it was '
+        f'{member.name} (serial {member.uri.serial}) is in "{group.label}" as {member.role.value}: it was '
         f"resynchronised in {steps} steps, and running applications take it in within seconds."
     )
     return 0
