@@ -248,6 +248,18 @@ class Client:
         )  # fmt: skip
         return rv, handle.value
 
+    def derive(self, session: int, mechanism: Mechanism, base: int, template: Template) -> tuple[int, int]:
+        """C_DeriveKey."""
+        (how, _used), (attributes, _alive) = _mechanism(mechanism), _template(template)
+        handle, count = Word(), len(attributes)
+        rv = self.call("C_DeriveKey", session, ctypes.byref(how), base, attributes, count, ctypes.byref(handle))
+        return rv, handle.value
+
+    def object_size(self, session: int, key: int) -> tuple[int, int]:
+        """C_GetObjectSize."""
+        size = Word()
+        return self.call("C_GetObjectSize", session, key, ctypes.byref(size)), size.value
+
     # -- operations ---------------------------------------------------------------------------------------------
 
     def start(self, name: str, session: int, mechanism: Mechanism, key: int | None = None) -> int:

@@ -187,8 +187,11 @@ def could_match_domain(template: Template) -> bool:
 
 def _could_be(template: Template, classes: tuple[int, ...]) -> bool:
     for attribute in template:
-        if attribute.type == ck.CKA_CLASS and number(bytes(attribute.value or b"")) not in classes:
-            return False
+        if attribute.type == ck.CKA_CLASS:
+            wanted = number(bytes(attribute.value or b""))
+            # What a module makes of one that is no CK_ULONG is not known.
+            if wanted is not None and wanted not in classes:
+                return False
     return True
 
 

@@ -7,9 +7,13 @@ from typing import Any
 import pytest
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import ATTRIBUTES, is_attribute_array
+from pyha.cryptoki.functions import COUNT_2_40, FUNCTIONS
+from pyha.cryptoki.kinds import Kind
 from pyha.ha.domain import DomainKey, domain_id, domain_label
 from tests.application import Answered
 from tests.chaos import behind_chaos
+from tests.client import Client, client
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, STAYS, Scene, ec_private, scene
 
@@ -18,8 +22,12 @@ LABEL = "reach"
 OTHER = b"another group's "
 """The id of a group that has one of our members too."""
 
-REAL = object()
-"""Stands for a handle among arguments."""
+_PLAIN = [each for each in ATTRIBUTES if not is_attribute_array(each)]
+_DERIVATION = (ck.CKM_AES_ECB_ENCRYPT_DATA, [("pointer", bytes(16))])
+_INVALID = (
+    *(ck.CKR_OBJECT_HANDLE_INVALID, ck.CKR_KEY_HANDLE_INVALID),
+    *(ck.CKR_WRAPPING_KEY_HANDLE_INVALID, ck.CKR_UNWRAPPING_KEY_HANDLE_INVALID),
+)
 
 
 @pytest.fixture(scope="module")
@@ -57,28 +65,63 @@ def test_nothing_of_it_is_found(it: Scene) -> None:
                 assert it.app.find({attribute: value}) == []
 
 
-def test_no_call_takes_the_handle_that_a_member_has_for_it(it: Scene) -> None:
-    """What passed for a handle of ours here would be one of these objects, were handles of members handed on."""
-    app, mine = it.app, _mine(it)
-    unwrapped = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_TOKEN: False}
-    derived = {**unwrapped, ck.CKA_VALUE_LEN: 16}
-    calls: list[tuple[Callable[..., Any], list[Any]]] = [
-        (app.read, [REAL, ck.CKA_LABEL]),
-        (app.set, [REAL, {ck.CKA_DECRYPT: True}]),
-        (app.copy, [REAL, {ck.CKA_DECRYPT: True}]),
-        (app.destroy, [REAL]),
-        (app.wrap, [ck.CKM_AES_KEY_WRAP, REAL, mine]),
-        (app.wrap, [ck.CKM_AES_KEY_WRAP, mine, REAL]),
-        (app.unwrap, [ck.CKM_AES_KEY_WRAP, REAL, bytes(24), unwrapped]),
-        (app.decrypt, [ck.CKM_AES_ECB, REAL, bytes(16)]),
-        (app.encrypt, [ck.CKM_AES_ECB, REAL, bytes(16)]),
-        (app.sign, [ck.CKM_RSA_PKCS, REAL, bytes(16)]),
-        (app.derive, [(ck.CKM_AES_ECB_ENCRYPT_DATA, [("pointer", bytes(16))]), REAL, derived]),
-    ]
+def test_no_template_finds_it(it: Scene) -> None:
+    """Whatever a search asks for that the objects show, and a CKA_CLASS that no module should take."""
+    searches: set[tuple[int, bytes]] = {(ck.CKA_CLASS, each) for each in (b"", bytes(4), b"\4", b"\4" + bytes(15))}
     for real in it.members[0].find({}):
-        for function, arguments in calls if real != mine else ():
-            with pytest.raises(Answered, match="HANDLE_INVALID"):
-                function(*(real if each is REAL else each for each in arguments))
+        for attribute, value in it.members[0].read(real, *_PLAIN).items():
+            searches.add((attribute, value or b""))
+    assert len(searches) > 60
+    with it.group.application(pin=None) as stranger:
+        mine = _mine(it)
+        for attribute, value in searches:
+            assert set(it.app.find({attribute: value})) <= {mine}, hex(attribute)
+            assert stranger.find({attribute: value}) == [], hex(attribute)
+
+
+def digest_key(app: Client, session: int, key: int) -> int:
+    assert app.start("Digest", session, ck.CKM_SHA256) == ck.CKR_OK
+    rv = app.call("C_DigestKey", session, key)
+    app.out("DigestFinal", session)
+    return rv
+
+
+def test_no_call_takes_a_handle_that_was_guessed(it: Scene) -> None:
+    """What passed for a handle of ours here would be one of these objects, were handles of members handed on."""
+    wrap, ecb = ck.CKM_AES_KEY_WRAP, ck.CKM_AES_ECB
+    unwrapped = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_TOKEN: False}
+    before = it.inventory()
+    with client(it.group.module, it.group.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        (mine,) = app.find(session, {ck.CKA_LABEL: b"mine"})[1]
+        calls: dict[str, Callable[[int], int]] = {
+            "C_GetAttributeValue object": lambda guess: app.get(session, guess, ck.CKA_LABEL)[0],
+            "C_GetObjectSize object": lambda guess: app.object_size(session, guess)[0],
+            "C_SetAttributeValue object": lambda guess: app.set(session, guess, {ck.CKA_DECRYPT: True}),
+            "C_CopyObject object": lambda guess: app.copy(session, guess, {ck.CKA_DECRYPT: True})[0],
+            "C_DestroyObject object": lambda guess: app.destroy(session, guess),
+            "C_WrapKey wrapping_key": lambda guess: app.wrap(session, wrap, guess, mine)[0],
+            "C_WrapKey key": lambda guess: app.wrap(session, wrap, mine, guess)[0],
+            "C_UnwrapKey unwrapping_key": lambda guess: app.unwrap(session, wrap, guess, bytes(24), unwrapped)[0],
+            "C_DeriveKey base_key": lambda guess: app.derive(session, _DERIVATION, guess, unwrapped)[0],
+            "C_DigestKey key": lambda guess: digest_key(app, session, guess),
+            **{
+                f"C_{name}Init key": lambda guess, name=name: app.start(name, session, ecb, guess)  # type: ignore[misc]
+                for name in ("Encrypt", "Decrypt", "Sign", "SignRecover", "Verify", "VerifyRecover")
+            },
+        }
+        taken = {
+            f"{function.name} {argument.name}"
+            for function in FUNCTIONS[:COUNT_2_40]
+            for argument in function.arguments
+            if argument.kind in (Kind.OBJECT, Kind.KEY, Kind.WRAPPING_KEY, Kind.UNWRAPPING_KEY)
+        }
+        assert calls.keys() == taken
+        reals = {real for member in it.members for real in member.find({})}
+        for guess in {0, *range(1, 24), *reals, 1 << 32, 1 << 63, (1 << 64) - 1} - {mine}:
+            for name, call in calls.items():
+                assert call(guess) in _INVALID, (name, guess)
+    assert it.inventory() == before
 
 
 IMPOSTORS: list[dict[int, Any]] = [

@@ -69,3 +69,6 @@ def test_which_searches_may_find_what() -> None:
     assert domain.could_match_domain(())
     assert [domain.could_match_domain(of(each)) for each in range(5)] == [False, False, True, True, True]
     assert [domain.could_match_record(of(each)) for each in range(5)] == [True, False, False, False, False]
+    for odd in (b"", b"\4", bytes(4), bytes(16)):
+        assert domain.could_match_domain((Attribute(ck.CKA_CLASS, odd),))
+        assert domain.could_match_record((Attribute(ck.CKA_CLASS, odd),))
