@@ -6,6 +6,8 @@ PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libnss3-tools lib
             python3 python3-dev python3-venv softhsm2
 CLIENTS := curl gnutls-bin nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
 
+# Half of the time of a test that kills a member is waiting: more of them fit on a core than one.
+WORKERS ?= 3
 EXAMPLES ?= 1000
 
 .PHONY: help demo demo-failover test test-again check conformance bench soak build differential clean
@@ -20,7 +22,7 @@ demo-failover: build ## members are killed, hung and unplugged, live, while an a
 	$(BIN)/python -m conformance.demo_failover
 
 test: check build ## all checks, then all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-again: build ## only the tests that failed last time
 	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none

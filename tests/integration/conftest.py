@@ -1,5 +1,6 @@
 """A configured group over real SoftHSM tokens, for tests of the built module."""
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -17,6 +18,8 @@ from pyha.runtime import config
 from tests.application import Application, application
 from tests.softhsm import SoftHSM, SoftHSMToken
 
+DEMO = f"demo-{os.getpid()}"
+"""Of this process alone: tests find the helpers of a group by its label, and others may run at the same time."""
 NO_RECOVERY = RecoverySettings(RecoveryMode.MANUAL, attempts=0)
 """A lost member stays lost: what a test sees after a loss is then its doing."""
 
@@ -135,7 +138,7 @@ def _factory(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Callab
         standby: int = 0,
         isolation: str = "process",
         unreplicable: str = "refuse",
-        label: str = "demo",
+        label: str = DEMO,
         arguments: tuple[str, ...] = (),
         recovery: RecoverySettings = NO_RECOVERY,
     ) -> TestGroup:

@@ -1,5 +1,6 @@
 """A member that fails, hangs, crashes or lies from its first call on: named, contained, and back once it is well."""
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +17,7 @@ from tests.integration.test_failover import point_of, verifies
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "bad"
+LABEL = f"bad-{os.getpid()}"
 LONGEST = 60.0
 """Seconds after which a test stops waiting for what does not happen."""
 

@@ -1,6 +1,7 @@
 """Every kind of object, with every attribute that a token lets one set, comes whole onto a member that has none of it,
 or has it as it was before (SEMANTICS.md section 5)."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,7 @@ from tests.integration.replication_tools import (
 from tests.integration.test_resync import BIG, CERTIFICATE, DATA
 
 Group = Callable[..., TestGroup]
-LABEL = "kinds"
+LABEL = f"kinds-{os.getpid()}"
 LENGTHS = (1, 2, 3, 5, 7, 8, 9, 15, 16, 17, 20, 24, 33, 63, 64, 100, 128)
 """Bytes of generic secrets."""
 
@@ -240,7 +241,7 @@ def test_dates_and_arrays_are_compared(made: TestGroup, capsys: pytest.CaptureFi
     words = ["group", "sync", LABEL, "--pin-source", "env:TEST_PIN", "--config", str(made.conf)]
     assert main([*words, "--dry-run"]) == 1
     told = capsys.readouterr().out
-    assert 'change secret key "dated" on kinds-1: CKA_START_DATE' in told
+    assert f'change secret key "dated" on {LABEL}-1: CKA_START_DATE' in told
     assert "CKA_WRAP_TEMPLATE, CKA_UNWRAP_TEMPLATE differ and cannot be set" in told
     assert main(words) == 1
     with made.member(1) as member:

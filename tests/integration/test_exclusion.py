@@ -1,5 +1,6 @@
 """Creations and changes of one process wait while another is alone, and are waited for (SEMANTICS.md section 5)."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import STAYS, scene
 
 Group = Callable[..., TestGroup]
-LABEL = "excluded"
+LABEL = f"excluded-{os.getpid()}"
 FAR = time.monotonic() + 3600
 
 

@@ -28,7 +28,7 @@ from tests.integration.test_recovery import AT_ONCE, LONGEST, until
 from tests.native_tools import NATIVE, compile_c
 
 Group = Callable[..., TestGroup]
-LABEL = "forking"
+LABEL = f"forking-{os.getpid()}"
 KEY = b"forked"
 
 

@@ -21,7 +21,7 @@ from tests.integration.replication_tools import LEAVES, P256, STAYS
 from tests.integration.test_resync import CERTIFICATE, DATA, contents, labels
 
 Group = Callable[..., TestGroup]
-LABEL = "synced"
+LABEL = f"synced-{os.getpid()}"
 
 KILLED_AFTER = """
 import os, signal, sys
@@ -44,7 +44,7 @@ class Sync:
 
     @property
     def words(self) -> list[str]:
-        return ["group", "sync", LABEL, "--pin-source", "env:TEST_PIN", "--config", str(self.made.conf)]
+        return ["group", "sync", self.made.label, "--pin-source", "env:TEST_PIN", "--config", str(self.made.conf)]
 
     def __call__(self, *more: str) -> tuple[int, str, str]:
         self._capsys.readouterr()

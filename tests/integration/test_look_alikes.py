@@ -15,7 +15,7 @@ from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, P256, Scene, ec_private, point_of, scene
 
 Group = Callable[..., TestGroup]
-LABEL = "alikes"
+LABEL = f"alikes-{os.getpid()}"
 NAMED: dict[int, Any] = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"\1"}
 PRIVATE: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, **NAMED}
 PUBLIC: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **NAMED}

@@ -1,5 +1,6 @@
 """A copy has every protection that was asked for and that the plan names, or there is none (SEMANTICS.md section 5)."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, OPEN, P256, STAYS, scene
 
 Group = Callable[..., TestGroup]
-LABEL = "strict"
+LABEL = f"strict-{os.getpid()}"
 ONLY_ECB = ck.CKM_AES_ECB.to_bytes(8, "little")
 
 
@@ -67,7 +68,7 @@ def test_a_member_gets_the_stronger_of_what_the_others_have(
     words = ["group", "sync", LABEL, "--pin-source", "env:TEST_PIN", "--config", str(made.conf)]
     assert main(words) == 1
     told = capsys.readouterr().out
-    assert 'conflict secret key "it" on strict-0: CKA_UNWRAP_TEMPLATE differs and cannot be set' in told
+    assert f'conflict secret key "it" on {LABEL}-0: CKA_UNWRAP_TEMPLATE differs and cannot be set' in told
     with made.member(2) as third:
         (key,) = third.find({ck.CKA_LABEL: b"it"})
         assert third.value(key, ck.CKA_ALLOWED_MECHANISMS) == ONLY_ECB

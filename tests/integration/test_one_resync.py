@@ -1,5 +1,6 @@
 """A member that returns to many processes at once is resynchronised once (SEMANTICS.md section 5)."""
 
+import os
 import re
 import subprocess
 import time
@@ -17,7 +18,7 @@ from tests.integration.test_recovery import AT_ONCE
 from tests.native_tools import NATIVE, compile_c
 
 Group = Callable[..., TestGroup]
-LABEL = "one"
+LABEL = f"one-{os.getpid()}"
 WORKERS = 16
 LONGEST = 300.0
 """Seconds after which something counts as hung."""

@@ -1,5 +1,6 @@
 """What the group keeps on its tokens is out of an application's reach, whatever it calls (SEMANTICS.md section 5)."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, STAYS, Scene, ec_private, scene
 
 Group = Callable[..., TestGroup]
-LABEL = "reach"
+LABEL = f"reach-{os.getpid()}"
 OTHER = b"another group's "
 """The id of a group that has one of our members too."""
 

@@ -24,7 +24,7 @@ from tests.softhsm import MODULE
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "recovery"
+LABEL = f"recovery-{os.getpid()}"
 AT_ONCE = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1)
 LONGEST = 60.0
 """Seconds after which a test stops waiting for what does not happen."""

@@ -31,7 +31,7 @@ from tests.integration.test_recovery import AT_ONCE, LONGEST, until
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "remote"
+LABEL = f"remote-{os.getpid()}"
 KEY = b"remote"
 DEADLINE = 2.0
 REMOTE = next(iter(sorted(Path("/usr/lib").glob("**/pkcs11/p11-kit-client.so"))), None)

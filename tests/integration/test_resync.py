@@ -33,7 +33,7 @@ from tests.integration.replication_tools import (
 )
 
 Group = Callable[..., TestGroup]
-LABEL = "resynced"
+LABEL = f"resynced-{os.getpid()}"
 AT_ONCE = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2, attempts=-1)
 LONGEST = 60.0
 """Seconds after which a test stops waiting for what does not happen."""

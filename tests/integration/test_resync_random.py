@@ -25,7 +25,7 @@ from tests.integration.replication_tools import LEAVES, P256, STAYS
 from tests.integration.test_resync import CERTIFICATE, DATA, content
 
 Group = Callable[..., TestGroup]
-LABEL = "random"
+LABEL = f"random-{os.getpid()}"
 MEMBERS = 3
 STEPS = 14
 KINDS = ("sealed", "open", "imported", "pair", "data", "certificate")

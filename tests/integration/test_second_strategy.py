@@ -27,7 +27,7 @@ from tests.client import helpers
 from tests.integration.conftest import TestGroup
 
 Group = Callable[..., TestGroup]
-LABEL = "ways"
+LABEL = f"ways-{os.getpid()}"
 SECRET, AES = ck.CKK_GENERIC_SECRET, ck.CKK_AES
 
 

@@ -25,7 +25,7 @@ Made = tuple[Work, tuple[int, ...]]
 """What can be done with objects of one kind, the same each time, and their handles."""
 Kind = Callable[[Application, dict[int, Any]], Made]
 
-LABEL = "carried"
+LABEL = f"carried-{os.getpid()}"
 BLOCK = bytes(range(16))
 AES = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES}
 SECRET = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET}

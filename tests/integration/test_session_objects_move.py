@@ -25,7 +25,7 @@ from tests.integration.conftest import TestGroup
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "moving"
+LABEL = f"moving-{os.getpid()}"
 BLOCK = bytes(range(16))
 AES = {ck.CKA_CLASS: ck.CKO_SECRET_KEY, ck.CKA_KEY_TYPE: ck.CKK_AES, ck.CKA_ENCRYPT: True, ck.CKA_DECRYPT: True}
 SEALED = {ck.CKA_SENSITIVE: True, ck.CKA_EXTRACTABLE: False}

@@ -19,7 +19,7 @@ from pyha.runtime import config
 from pyha.runtime.naming import group_serial
 from pyha.runtime.settings import LogLevel
 from tests.client import RO, RW, Client, Word, aes_key, client, ec_pair, helpers
-from tests.integration.conftest import TestGroup
+from tests.integration.conftest import DEMO, TestGroup
 from tests.softhsm import MODULE
 
 Group = Callable[..., TestGroup]
@@ -492,7 +492,7 @@ def test_null_and_nonsense_for_every_function(one: Client, slot: int, user: int)
         assert rv not in (ck.CKR_GENERAL_ERROR, ck.CKR_DEVICE_ERROR), (function.name, rv_name(rv))
         one.raw("C_SessionCancel", user, 2**32 - 1)
     assert one.state(user)[0] == ck.CKR_OK
-    assert len(helpers("demo")) == 3
+    assert len(helpers(DEMO)) == 3
 
 
 def _types(function: Function) -> list[str]:

@@ -22,7 +22,7 @@ from tests.integration.test_recovery import AT_ONCE, kill, until
 
 Group = Callable[..., TestGroup]
 OK = ck.CKR_OK
-LABEL = "status"
+LABEL = f"status-{os.getpid()}"
 DIES = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[1])
@@ -165,7 +165,7 @@ def test_the_views_of_two_processes_are_summed_up(
         with application(made, board) as other:
             other.logged_in(other.slot_of(LABEL))
             assert status.codes() == ["CKR_OK", "CKR_OK", "CKR_OK in 1, CKR_DEVICE_ERROR in 1"]
-            assert '"status" in 2 processes' in status.text()[1]
+            assert f'"{LABEL}" in 2 processes' in status.text()[1]
             assert other.finalize() == OK
         assert len(status.group()["processes"]) == 1
         assert one.finalize() == OK

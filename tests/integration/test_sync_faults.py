@@ -1,6 +1,7 @@
 """`pyha group sync` over members that are full, read only, locked, or fail in the middle: what it says, that nothing is
 lost by it, and that it ends well once the member is well."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from tests.integration.test_group_sync import Sync, secret
 from tests.integration.test_resync import DATA, contents, labels
 
 Group = Callable[..., TestGroup]
-LABEL = "synced"
+LABEL = f"synced-{os.getpid()}"
 MEBIBYTE = bytes(range(256)) * 4096
 
 

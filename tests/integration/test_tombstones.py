@@ -1,5 +1,6 @@
 """What members miss is written down on the others before it happens there (SEMANTICS.md section 5)."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import LEAVES, P256, STAYS, Scene, scene
 
 Group = Callable[..., TestGroup]
-LABEL = "missed"
+LABEL = f"missed-{os.getpid()}"
 CERTIFICATE: dict[int, Any] = {
     ck.CKA_CLASS: ck.CKO_CERTIFICATE,
     ck.CKA_CERTIFICATE_TYPE: 0,

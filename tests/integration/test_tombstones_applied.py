@@ -25,7 +25,7 @@ from tests.integration.test_recovery import AT_ONCE, LONGEST, until
 from tests.integration.test_resync import CERTIFICATE, DATA
 
 Group = Callable[..., TestGroup]
-LABEL = "applied"
+LABEL = f"applied-{os.getpid()}"
 KEY: dict[int, Any] = {
     **LEAVES,
     ck.CKA_CLASS: ck.CKO_SECRET_KEY,

@@ -1,6 +1,7 @@
 """EC keys are told by their public twins: a deleted one does not come back, and of those that look alike the right one
 goes (SEMANTICS.md section 5)."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.integration.replication_tools import P256, STAYS
 from tests.integration.test_resync import CERTIFICATE, contents, labels
 
 Group = Callable[..., TestGroup]
-LABEL = "twins"
+LABEL = f"twins-{os.getpid()}"
 NAMED: dict[int, Any] = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"\1"}
 PRIVATE: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, **NAMED}
 PUBLIC: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **NAMED}
