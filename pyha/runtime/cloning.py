@@ -29,7 +29,7 @@ from pyha.ha.steps import Copy
 from pyha.runtime.bench import Bench
 from pyha.runtime.copying import present_attributes
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import at_hand, read_attributes, search
+from pyha.runtime.housekeeping import at_hand, read_attributes
 from pyha.runtime.inventory import Shown, hash_of_value, read_back, shown_by
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.originals import create_on
@@ -47,6 +47,7 @@ from pyha.runtime.publishing import publish_on
 from pyha.runtime.showing import protections_of, shown
 from pyha.runtime.steps import Placed, step
 from pyha.runtime.strategy import carry, make_provable, strategy_of
+from pyha.runtime.twins import whole_public_part
 
 Place = tuple[int, Connection]
 """A member: its index in the group, and its connection."""
@@ -251,16 +252,4 @@ def _public(connection: Connection, session: int, identity: Identity, deadline: 
     known = dict(identity.attributes)
     if identity.twin:
         known[ck.CKA_EC_POINT] = identity.twin
-    row = KEY_TYPES.get(identity.key_type or 0)
-    missing = [kind for kind in row.public if kind not in known] if row is not None else []
-    key_id = identity.get(ck.CKA_ID)
-    if missing and ck.CKA_EC_POINT not in missing and key_id:
-        template = (
-            Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
-            Attribute(ck.CKA_KEY_TYPE, ulong(identity.key_type or 0)),
-            Attribute(ck.CKA_ID, key_id),
-        )
-        found = search(connection, session, template, deadline)
-        if len(found) == 1:
-            known.update(read_attributes(connection, session, found[0], missing, deadline))
-    return known
+    return whole_public_part(connection, session, identity.key_type or 0, known, deadline)

@@ -57,6 +57,7 @@ from pyha.runtime.session import VirtualSession
 from pyha.runtime.showing import Look, weaknesses
 from pyha.runtime.steps import Placed, on_each, step
 from pyha.runtime.strategy import carry, make_of, require_strategy
+from pyha.runtime.twins import whole_public_part
 
 if TYPE_CHECKING:
     from pyha.runtime.creating import Part
@@ -242,6 +243,8 @@ def _proof(
     if can_agree(key_type) and (proof is None or only_derives):
         # By what the key is for, so that each copy can be put to the proof itself.
         proof = agreement(connection, session, able(ck.CKA_DERIVE), key_type, shown, deadline) or proof
+    if proof is None:
+        proof = public_proof(key_type, whole_public_part(connection, session, key_type, public, deadline))
     if proof is None:
         raise Unreplicable("a copy of such a private key cannot be proved", doubtful=True)
     return proof

@@ -1,7 +1,8 @@
 """Which public key is that of a private EC key, which shows no public part of its own: its twin.
 
 The one with its CKA_ID and curve, where there is one and has its label too; of several, or with another label, the one
-that verifies what the private key signs: where its own was deleted, another key's would be taken for it.
+that verifies what the private key signs: where its own was deleted, another key's would be taken for it. A private DSA
+key does not show all of its public part either: its public key is looked for by CKA_ID, and the proof by it decides.
 Works on one member, on a session of its own, and leaves nothing there.
 
 Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
@@ -10,8 +11,10 @@ Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
 from collections.abc import Collection, Mapping
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.identity import Identity, flag, number
-from pyha.runtime.housekeeping import read_attributes
+from pyha.cryptoki.keys import KEY_TYPES
+from pyha.cryptoki.values import Attribute
+from pyha.ha.identity import Identity, flag, number, ulong
+from pyha.runtime.housekeeping import read_attributes, search
 from pyha.runtime.member import Connection
 from pyha.runtime.proving import Signature, public_proof
 
@@ -68,3 +71,23 @@ def twin_among(
         if found is None or found:
             return point if found or len(points) == 1 else None
     return None
+
+
+def whole_public_part(
+    connection: Connection, session: int, key_type: int, known: Mapping[int, bytes], deadline: float
+) -> dict[int, bytes]:
+    """What is known of a private key's public part (`known`: what it shows, its CKA_ID too), and what else the only
+    public key of its CKA_ID and type tells; not of EC keys, which have twins. Raises MemberLost, SearchFailed."""
+    row, key_id = KEY_TYPES.get(key_type), known.get(ck.CKA_ID)
+    missing = [kind for kind in row.public if kind not in known] if row is not None else []
+    if not missing or ck.CKA_EC_POINT in missing or not key_id:
+        return dict(known)
+    template = (
+        Attribute(ck.CKA_CLASS, ulong(ck.CKO_PUBLIC_KEY)),
+        Attribute(ck.CKA_KEY_TYPE, ulong(key_type)),
+        Attribute(ck.CKA_ID, key_id),
+    )
+    found = search(connection, session, template, deadline)
+    if len(found) != 1:
+        return dict(known)
+    return {**known, **read_attributes(connection, session, found[0], missing, deadline)}

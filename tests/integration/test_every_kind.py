@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
+from cryptography.hazmat.primitives.hashes import SHA1
 
 from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
@@ -123,7 +125,7 @@ def make_keys(app: Application, protection: Template) -> None:
     more: dict[int, Any] = {ck.CKA_LABEL: b"rsa", ck.CKA_SUBJECT: b"\x30\0"}
     app.create({**rsa_private(1024)[1], **protection, **more, ck.CKA_SIGN: True})
     app.create({**dh_private()[1], **protection, ck.CKA_LABEL: b"dh", ck.CKA_DERIVE: True})
-    # Of an imported one nobody would know the public key, by which a copy is proved.
+    # Of an imported one nobody knows the public key, by which a copy is proved, unless that is there before.
     dsa: dict[int, Any] = {
         ck.CKA_LABEL: b"dsa",
         ck.CKA_ID: b"dsa %d" % protection[ck.CKA_EXTRACTABLE],
@@ -199,6 +201,31 @@ def dates_of(made: TestGroup, label: bytes) -> Template:
         found = [decode(member.value(each, ck.CKA_VALUE) or b"") for each in member.find({ck.CKA_APPLICATION: b"pyha"})]
     (template,) = [each.template for each in found if value_of(each.template, ck.CKA_LABEL) == label]
     return {each.type: each.value for each in template if each.type in DATED}
+
+
+def test_an_imported_dsa_key_is_proved_by_its_public_key(made: TestGroup) -> None:
+    """Which is the one with its CKA_ID, and was there before."""
+    named = {ck.CKA_ID: b"dsa", ck.CKA_LABEL: b"dsa"}
+    key, private = dsa_private()
+    y = key.public_key().public_numbers().y
+    parameters = {kind: private[kind] for kind in (ck.CKA_PRIME, ck.CKA_SUBPRIME, ck.CKA_BASE)}
+    public = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_KEY_TYPE: ck.CKK_DSA, ck.CKA_TOKEN: True, **parameters, **named}
+    made.only(0)
+    with made.application() as app:
+        other = app.create({**public, ck.CKA_VALUE: big(y * y % int.from_bytes(private[ck.CKA_PRIME], "big"))})
+        with pytest.raises(Answered, match="CKR_KEY_NOT_WRAPPABLE"):
+            app.create({**private, **STAYS, **named, ck.CKA_SIGN: True})
+        app.destroy(other)
+        app.create({**public, ck.CKA_VALUE: big(y)})
+        app.create({**private, **STAYS, **named, ck.CKA_SIGN: True})
+    synchronise(made)
+    assert len(alike(made)) == 3, "the two keys and a record"
+    made.only(1)
+    with made.application() as app:
+        (mine,) = app.find({ck.CKA_CLASS: ck.CKO_PRIVATE_KEY})
+        signature = app.sign(ck.CKM_DSA, mine, bytes(20))
+    numbers = (int.from_bytes(part, "big") for part in (signature[:20], signature[20:]))
+    key.public_key().verify(encode_dss_signature(*numbers), bytes(20), Prehashed(SHA1()))
 
 
 def test_onto_one_that_has_it_as_it_was(made: TestGroup) -> None:
