@@ -17,11 +17,11 @@ class DriverFailed(Exception):
     """The program ended, hung, or said that a call was refused: which."""
 
 
-def compile_driver(directory: Path) -> Path:
-    """The program. Raises CalledProcessError."""
-    program = directory / "drive"
+def compile_driver(directory: Path, name: str = "drive") -> Path:
+    """The program, of the source with this name. Raises CalledProcessError."""
+    program = directory / name
     flags = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-I/usr/include/p11-kit-1", "-pthread"]
-    subprocess.run(["cc", *flags, str(Path(__file__).with_name("drive.c")), "-o", str(program), "-ldl"], check=True)
+    subprocess.run(["cc", *flags, str(Path(__file__).with_name(f"{name}.c")), "-o", str(program), "-ldl"], check=True)
     return program
 
 

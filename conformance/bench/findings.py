@@ -142,17 +142,18 @@ class Spent:
 
 @dataclass(slots=True)
 class Filling:
-    """So many objects onto a member that holds none, in each round: created by a plain program, by `pyha group sync`,
-    and by the member's recovery in an application."""
+    """So many objects onto a member that holds none, in each round: created by a plain program; copied by one that
+    makes the same calls as a resync; by `pyha group sync`; and by the member's recovery in an application."""
 
     objects: int
-    direct: list[Spent] = field(default_factory=list)
+    created: list[Spent] = field(default_factory=list)
+    copied: list[Spent] = field(default_factory=list)
     sync: list[Spent] = field(default_factory=list)
     recovery: list[Spent] = field(default_factory=list)
 
     def times(self, mine: Sequence[Spent]) -> tuple[float, float]:
-        """How many times as long as the plain program, round by round: by the clock, and of processors."""
-        pairs = list(zip(mine, self.direct, strict=True))
+        """How many times as long as the same calls take, round by round: by the clock, and of processors."""
+        pairs = list(zip(mine, self.copied, strict=True))
         return (
             middle([own.wall / plain.wall for own, plain in pairs]),
             middle([own.processor / plain.processor for own, plain in pairs]),

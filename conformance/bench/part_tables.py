@@ -54,18 +54,17 @@ def resync(found: list[Filling]) -> str:
     rows = []
     for one in found:
         for title, taken in (
-            ("a plain program creates them", one.direct),
+            ("a plain program creates them", one.created),
+            ("a plain program makes the same calls", one.copied),
             ("`pyha group sync`", one.sync),
             ("recovery in an application", one.recovery),
         ):
             by_clock, by_processor = ([each.wall for each in taken], [each.processor for each in taken])
-            row = [f"{one.objects:,} objects: {title}", number(middle(by_clock)), NOTHING, number(middle(by_processor))]
-            row.append(NOTHING)
-            if taken is not one.direct:
-                row[2], row[4] = map(number, one.times(taken))
-            rows.append(row)
-    head = ["onto an empty member", "seconds", "times", "processor seconds", "times"]
-    return f"### A member that lacks everything; rounds: {len(found[0].direct)}\n\n{table(head, rows)}"
+            clock, processor = map(number, one.times(taken))
+            title = f"{one.objects:,} objects: {title}"
+            rows.append([title, number(middle(by_clock)), clock, number(middle(by_processor)), processor])
+    head = ["onto an empty member", "seconds", "times the same calls", "processor seconds", "times the same calls"]
+    return f"### A member that lacks everything; rounds: {len(found[0].copied)}\n\n{table(head, rows)}"
 
 
 def idle(found: list[Idle]) -> str:

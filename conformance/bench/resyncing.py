@@ -1,8 +1,9 @@
 """How long it takes to fill a member that lacks many objects, by `pyha group sync` and by its recovery in an
-application, beside a plain program that creates the same objects on the same token by itself.
+application, beside plain programs: one that creates the same objects on the same token, and one that makes all the
+calls that a resync has to make on both (`copy.c`), which is what resyncs are compared with.
 
-In a round each of the three gets a copy of the same empty member, one after the other. Each member has a store of its
-own, so that no helper reads another one's objects.
+In a round each of the four gets a copy of the same empty member, one after the other. Each member of the group has a
+store of its own, so that no helper reads another one's objects; the plain program that copies has both tokens in one.
 """
 
 import shutil
@@ -13,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from conformance import tree
-from conformance.bench.driver import PATIENCE, Driver, DriverFailed
+from conformance.bench.driver import PATIENCE, Driver, DriverFailed, compile_driver
 from conformance.bench.findings import Filling, Spent
 from conformance.bench.groups import (
     PIN,
@@ -45,7 +46,8 @@ def measure(
         filling = Filling(count)
         for turn in range(rounds):
             say(f"{count} objects onto an empty one, round {turn + 1}")
-            filling.direct.append(stage.direct())
+            filling.created.append(stage.created())
+            filling.copied.append(stage.copied())
             filling.sync.append(stage.sync())
             filling.recovery.append(stage.recovery())
         found.append(filling)
@@ -66,6 +68,9 @@ class _Stage:
         self._stores = {name: make_store(directory / name, ()) for name in (FULL, EMPTY)}
         for token in sorted((directory / "together" / "tokens").iterdir(), key=lambda each: len(list(each.iterdir()))):
             token.rename(self._tokens(FULL) / "token" if self._empty.exists() else self._empty)
+        self._copy = compile_driver(directory, "copy")
+        self._both = make_store(directory / "both", ())
+        shutil.copytree(self._tokens(FULL) / "token", self._tokens("both") / "full")
         self._conf = directory / "pyha.toml"
         self._log = directory / "pyha.log"
         rewrite(made, self._conf, self._apart, log=f"file:{self._log}", level=LogLevel.NOTICE)
@@ -81,15 +86,15 @@ class _Stage:
     def _tokens(self, name: str) -> Path:
         return self._directory / name / "tokens"
 
-    def _lacks(self) -> None:
-        """The member has no token."""
-        shutil.rmtree(self._tokens(EMPTY) / "token", ignore_errors=True)
+    def _lacks(self, store: str = EMPTY) -> None:
+        """The store has no empty token."""
+        shutil.rmtree(self._tokens(store) / "token", ignore_errors=True)
 
-    def _arrives(self) -> None:
-        """It has an empty one again."""
-        self._lacks()
+    def _arrives(self, store: str = EMPTY) -> None:
+        """It has one again."""
+        self._lacks(store)
         shutil.copytree(self._empty, self._directory / "coming")
-        (self._directory / "coming").rename(self._tokens(EMPTY) / "token")
+        (self._directory / "coming").rename(self._tokens(store) / "token")
 
     def _driver(self, environment: Mapping[str, str], token: str) -> Driver:
         return Driver(self._reaped([str(self._program), SOFTHSM, token, PIN]), environment)
@@ -100,14 +105,21 @@ class _Stage:
     def _spent(self) -> Spent:
         return Spent(*map(float, (self._directory / "spent").read_text().split()))
 
-    def direct(self) -> Spent:
-        """A plain program."""
+    def created(self) -> Spent:
+        """A plain program that only creates."""
         self._arrives()
         with self._driver(self._stores[EMPTY], EMPTY) as driver:
             driver.ask("open")
             start = time.monotonic()
             driver.ask(f"fill {self._count}")
             taken = time.monotonic() - start
+        return replace(self._spent(), wall=taken)
+
+    def copied(self) -> Spent:
+        """A plain program that makes the calls of a resync."""
+        self._arrives("both")
+        command = [str(self._copy), SOFTHSM, FULL, EMPTY, PIN, str(self._count)]
+        taken = float(run(self._reaped(command), self._both))
         return replace(self._spent(), wall=taken)
 
     def sync(self) -> Spent:

@@ -5,7 +5,8 @@ Inside the process a `Gate`; between processes record locks on the configuration
 they run as. Only shared locks are taken, because those need no right to write: who makes or changes objects holds the
 group's first byte and goes on where nobody holds the second; who wants to be alone holds the second, alone, and waits
 until nobody holds the first. So who waits to be alone goes before those who come later. A resync lets them in now and
-then and must not lose its place to another one meanwhile: it holds a third byte, which nobody else asks for.
+then and must not lose its place to another one meanwhile: it holds a third byte, which nobody else asks for. Who waits
+for it to end holds a fifth, so that it lets nobody in where nobody waits.
 
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
 object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free. It
@@ -29,7 +30,7 @@ from pyha.runtime.gate import Gate, GateTimeout
 from pyha.runtime.lock_file import LockFile
 
 _APART = 1 << 50
-"""From a group's first byte to its third, and on to its fourth: beyond the first two of all groups."""
+"""From a group's first byte to its third, and on to each further one: beyond the first two of all groups."""
 _OF_KINDS = 1 << 53
 """Where the bytes of kinds of objects begin: beyond those of all groups."""
 _LONGEST_PAUSE = 0.02
@@ -38,10 +39,12 @@ _LONGEST_PAUSE = 0.02
 
 class Alone:
     """What whoever is alone learns: `disturbed`, that somebody went in all the same, because its time was over.
-    `others`: whether somebody of another process is in now."""
+    `others`: whether somebody of another process is in now. `awaited()`: whether somebody, of whatever process, waits
+    for its end, or nobody can say."""
 
-    def __init__(self, others: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, others: Callable[[], bool] = lambda: False, awaited: Callable[[], bool] = lambda: False) -> None:
         self.disturbed = False
+        self.awaited = awaited
         self._others = others
 
     def look(self) -> bool:
@@ -65,6 +68,7 @@ class Exclusion:
         self._loner = self._makers + 1
         self._resync = self._makers + _APART
         self._impatient = self._resync + _APART
+        self._waiting = self._impatient + _APART
         self._patient = True
         self._said: set[str] = set()
 
@@ -118,11 +122,13 @@ class Exclusion:
         self._gate.enter(deadline, alone=True, clock=self._clock)
         try:
             file = self._opened()
-            self._alone = Alone(lambda: self._is_passed(file))
+            self._alone = Alone(lambda: self._is_passed(file), lambda: self._is_awaited(file))
             try:
                 if file is not None:
                     try:
+                        file.hold(self._waiting)
                         self._hold(file, self._loner, self._makers, deadline)
+                        file.drop(self._waiting)
                     except OSError:
                         raise GateTimeout from None
                 yield self._alone
@@ -161,7 +167,10 @@ class Exclusion:
         return True
 
     def _pass(self, file: LockFile, deadline: float) -> None:
-        if self._share(file, self._makers, self._loner, deadline if self._patient else None):
+        file.hold(self._waiting)
+        entered = self._share(file, self._makers, self._loner, deadline if self._patient else None)
+        file.drop(self._waiting)
+        if entered:
             self._patient = True
             return
         self._pass_by(file)
@@ -201,6 +210,16 @@ class Exclusion:
             return False
         try:
             return file.is_held(self._impatient)
+        except OSError:  # the application has closed it, and with it went all locks
+            return True
+
+    def _is_awaited(self, file: LockFile | None) -> bool:
+        if self._gate.awaited:
+            return True
+        if file is None:
+            return self._path is not None  # nobody can say
+        try:
+            return file.is_held(self._waiting)
         except OSError:  # the application has closed it, and with it went all locks
             return True
 

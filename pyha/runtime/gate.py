@@ -20,11 +20,18 @@ class Gate:
         self._inside = 0
         self._alone = False
         self._waiting_alone = 0
+        self._waiting = 0
+
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits to go in."""
+        return self._waiting > 0
 
     def enter(self, deadline: float, alone: bool, clock: Callable[[], float]) -> None:
         """Go in; `deadline` is on `clock` (seconds). Raises GateTimeout. Somebody who waits to be alone goes first."""
         with self._condition:
             self._waiting_alone += alone
+            self._waiting += 1
             try:
                 while self._alone or (self._inside if alone else self._waiting_alone):
                     left = deadline - clock()
@@ -32,6 +39,7 @@ class Gate:
                         raise GateTimeout
             finally:
                 self._waiting_alone -= alone
+                self._waiting -= 1
                 if alone:
                     self._condition.notify_all()
             self._inside += 1

@@ -194,12 +194,17 @@ class _Work:
             self._memories = [Memory() for _ in self._members]
         before = [each.tombstones() for each in self._memories]
         again = any(each.shown for each in self._memories)
-        sides = self._read()
-        if again and any(each.tombstones() - known for each, known in zip(self._memories, before, strict=True)):
-            # Somebody changes objects, and takes one of the members for absent: what we have read may be old.
+        made = self._planned()
+        tombstones = any(each.tombstones() - known for each, known in zip(self._memories, before, strict=True))
+        if again and (tombstones or self.to_do(made)):
+            # Somebody changes objects, and takes one of the members for absent: what we have read may be old. So it may
+            # where there is more to do: by what another host changed on every member, on one it would be taken back.
             self._memories = [Memory() for _ in self._members]
-            sides = self._read()
-        return plan(sides, _configured(self._group), self._only, strategies_of(self._group))
+            made = self._planned()
+        return made
+
+    def _planned(self) -> Plan:
+        return plan(self._read(), _configured(self._group), self._only, strategies_of(self._group))
 
     def _read(self) -> list[Side]:
         sides: list[Side] = []

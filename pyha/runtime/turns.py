@@ -50,7 +50,8 @@ def _resyncing(group: GroupRuntime) -> Iterator[None]:
 
 
 class _Turns(Beside):
-    """The time in which one resync is alone, in pieces. A context; Occupied where it does not get in (again)."""
+    """The time in which one resync is alone, in pieces where somebody waits for it to end: who is let in may change
+    what was read, and then it is read again. A context; Occupied where it does not get in (again)."""
 
     def __init__(self, group: GroupRuntime, until: float | None) -> None:
         self._group = group
@@ -78,8 +79,8 @@ class _Turns(Beside):
         self.here.look()
 
     def goes_on(self, at: int) -> bool:
-        """Whether nobody has come who did not wait, and there is time for one more step; at the end of a turn others
-        get in first. Raises Occupied."""
+        """Whether nobody has come who did not wait, and there is time for one more step; at the end of a turn those
+        that wait get in first. Raises Occupied."""
         if self.here.look():
             return False
         if not at:
@@ -87,7 +88,7 @@ class _Turns(Beside):
         now = self._group.clock()
         if self._until is not None and now >= self._until:
             return False
-        if now >= self._over:
+        if now >= self._over and self.here.awaited():
             self._inside.close()
             self._taken += 1
             time.sleep(_PAUSE)

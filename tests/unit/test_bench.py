@@ -128,9 +128,11 @@ def test_a_trace_tells_the_longest_operation_before_at_and_after_a_loss() -> Non
 def test_filling_a_member_is_compared_round_by_round() -> None:
     made = result()
     plain, ours = [Spent(1.0, 1.0), Spent(4.0, 2.0)], [Spent(3.0, 2.0), Spent(8.0, 4.0)]
-    made.resync = [Filling(2000, plain, ours, ours)]
+    made.resync = [Filling(2000, [Spent(0.5, 0.5), Spent(2.0, 1.0)], plain, ours, ours)]
     text = sections(made)["resync"]
-    assert row(text, "A member that lacks everything", "2,000 objects: a plain") == ["2.50", "n/a", "1.50", "n/a"]
+    created, same = "2,000 objects: a plain program creates", "2,000 objects: a plain program makes the same calls"
+    assert row(text, "A member that lacks everything", created) == ["1.25", "0.50", "0.75", "0.50"]
+    assert row(text, "A member that lacks everything", same) == ["2.50", "1.00", "1.50", "1.00"]
     assert row(text, "A member that lacks everything", "2,000 objects: recovery") == ["5.50", "2.50", "3.00", "2.00"]
 
 

@@ -96,23 +96,89 @@ def test_a_resync_keeps_its_place_between_its_turns(conf: Path, logged: Callable
     group: Any = SimpleNamespace(changes=here, clock=Ticking(), settings=SimpleNamespace(deadline=1.0))
     group.deadline = lambda: FAR
     turns: list[int] = []
+    waiter = on(conf)._opened()
+    assert waiter is not None
 
     def work(its: Any) -> Any:
         for _ in range(3):
+            waiter.hold(there._waiting)
             with pytest.raises(GateTimeout), there.resync(PAST):
                 pass
             with pytest.raises(GateTimeout), there.alone(PAST):
                 pass
             assert its.goes_on(1)  # the clock goes on by more than a turn
-            turns.append(1)
+            turns.append(its.taken())
         return SimpleNamespace(finished=True)
 
     _undisturbed(group, work, None, lambda outcome: None)
-    assert len(turns) == 3
+    assert turns == [1, 2, 3]
+    waiter.close()
     with there.resync(FAR), there.shared(FAR), there.shared(FAR):
         pass
     with here.resync(FAR), there.shared(FAR):  # what is made and changed does not wait for it
         assert not logged()
+
+
+def test_a_resync_that_nobody_waits_for_lets_nobody_in(conf: Path) -> None:
+    """Who might have come in makes it read thousands of objects again."""
+    here, there = on(conf), on(conf)
+    group: Any = SimpleNamespace(changes=here, clock=Ticking(), settings=SimpleNamespace(deadline=1.0))
+    group.deadline = lambda: FAR
+    made = threading.Event()
+
+    def make() -> None:
+        with there.shared(FAR):
+            made.set()
+
+    def work(its: Any) -> Any:
+        assert its.goes_on(1)
+        assert its.goes_on(1)
+        assert its.taken() == 0
+        maker = threading.Thread(target=make)
+        maker.start()
+        while not its.taken():
+            assert its.goes_on(1)
+        maker.join()  # it was let in, though this goes on
+        assert made.is_set()
+        assert its.goes_on(1)
+        assert its.taken() == 1
+        return SimpleNamespace(finished=True)
+
+    _undisturbed(group, work, None, lambda outcome: None)
+
+
+@pytest.mark.parametrize("wants", ["shared", "alone"])
+@pytest.mark.parametrize("same", [False, True])
+def test_who_is_alone_sees_that_somebody_waits(conf: Path, wants: str, same: bool) -> None:
+    """Of its own process or of another, as long as he waits."""
+    it = on(conf)
+    inside, leave = threading.Event(), threading.Event()
+
+    def come() -> None:
+        with getattr(it if same else on(conf), wants)(FAR):
+            inside.set()
+            leave.wait()
+
+    waiting = threading.Thread(target=come)
+    with it.alone(PAST) as here:
+        assert not here.awaited()
+        waiting.start()
+        while not here.awaited():
+            time.sleep(0.001)  # a lock that another takes gives no event
+    inside.wait()
+    probe = on(conf)._opened()
+    assert probe is not None
+    assert not probe.is_held(it._waiting)  # he is in, and waits for nothing any more
+    probe.close()
+    leave.set()
+    waiting.join()
+    with it.alone(FAR) as here:
+        assert not here.awaited()
+
+
+def test_who_cannot_lock_does_not_know_that_nobody_waits(tmp_path: Path) -> None:
+    with on(tmp_path / "none").alone(PAST) as here:
+        assert here.awaited()
 
 
 def test_another_group_of_the_same_file_is_not_concerned(conf: Path, logged: Callable[[], list[str]]) -> None:

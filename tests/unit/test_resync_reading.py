@@ -8,6 +8,7 @@ import pytest
 
 from pyha.ha.identity import identity_of
 from pyha.ha.inventory import HeldTombstone, Inventory
+from pyha.ha.steps import Delete, Plan
 from pyha.ha.tombstones import Tombstone
 from pyha.runtime import resync
 from pyha.runtime.inventory import Memory, Shown
@@ -58,6 +59,16 @@ def test_a_new_tombstone_makes_it_read_all_again(monkeypatch: pytest.MonkeyPatch
     made, believed = work(monkeypatch, [2, 3])
     made.plan()
     made.plan()
+    assert believed == [False, True, False]
+
+
+def test_what_is_still_to_do_is_told_by_what_is_read_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another host has changed on every member since would be taken back on one of them."""
+    made, believed = work(monkeypatch, [])
+    monkeypatch.setattr(resync, "plan", lambda *told: Plan((Delete(0, 1, identity_of({}), True),)))
+    assert made.plan()
+    assert believed == [False]
+    assert made.plan()
     assert believed == [False, True, False]
 
 
