@@ -208,6 +208,11 @@ class Group:
         serving = self.serving()
         return bool(serving) and self.members[serving[0]].role is Role.STANDBY
 
+    def deserted(self) -> bool:
+        """Every member was asked, or is out by the operator's word, and none is in."""
+        asked = all(member.state is not State.RECOVERING or member.cause is not None for member in self.members)
+        return asked and not self._in()
+
     def complete(self) -> bool:
         """Every configured member is in."""
         return all(member.state is State.IN for member in self.members if member.state is not State.REMOVED)

@@ -293,8 +293,9 @@ def _on_the_others(
             if rv != ck.CKR_OK:
                 raise MemberLost(f"{function.name} answered {rv_name(rv)}, unlike the primary; it needs a resync")
         except (MemberLost, Refusal) as loss:
-            group.lost(index, connection.generation, str(loss))
-            group.news.count_failover(function.name, index, str(loss), group.clock() - start, None)
+            seconds = group.clock() - start
+            group.lost(index, connection.generation, str(loss), seconds=seconds)
+            group.news.count_failover(function.name, index, str(loss), seconds, None)
             poisoned += isinstance(loss, MemberLost) and loss.culprit
     return ck.CKR_DEVICE_ERROR if passed_over else ck.CKR_OK
 

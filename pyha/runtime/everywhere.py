@@ -86,7 +86,7 @@ def _login_for_operation(group: GroupRuntime, session: VirtualSession, pin: Any)
     try:
         place.connection.before_pin(deadline)
         rv, _ = place.connection.call("C_Login", deadline, place.real, ck.CKU_CONTEXT_SPECIFIC, pin)
-        _judge(place.connection, rv, deadline)
+        _judge(place.connection, "C_Login", rv, deadline)
     except MemberLost as loss:
         group.lost(place.index, place.connection.generation, str(loss))
         drop(group, session)
@@ -112,7 +112,7 @@ def logout(group: GroupRuntime) -> int:
             for index, connection in group.present():
 
                 def step(deadline: float, connection: Connection = connection) -> None:
-                    rv = _settled(connection, Connection.logout, deadline)
+                    rv = _settled(connection, "C_Logout", Connection.logout, deadline)
                     if rv not in _LOGGED_OUT:
                         # Its helper ends, and the login with it: the application was told that nobody is logged in.
                         raise MemberLost(f"C_Logout answered {rv_name(rv)}")
@@ -217,6 +217,7 @@ def _set_pin_on(group: GroupRuntime, index: int, connection: Connection, functio
     connection.before_pin(deadline)
     return _settled(
         connection,
+        function.name,
         lambda connection, deadline: connection.invoke(function, [connection.anchor(deadline), *values[1:]], deadline)[
             0
         ],
@@ -229,9 +230,11 @@ def seed_random(group: GroupRuntime, function: Function, values: list[Any]) -> i
     answer: int | None = None
     poisoned = 0
     for index, connection in group.present():
+        start = group.clock()
         try:
             rv = _settled(
                 connection,
+                function.name,
                 lambda connection, deadline: connection.invoke(
                     function, [connection.anchor(deadline), *values[1:]], deadline
                 )[0],
@@ -240,7 +243,7 @@ def seed_random(group: GroupRuntime, function: Function, values: list[Any]) -> i
         except SessionRefused as refusal:
             rv = refusal.rv
         except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
+            group.lost(index, connection.generation, str(loss), seconds=group.clock() - start)
             poisoned += loss.culprit
             if poisoned < POISON_LIMIT:
                 continue
@@ -264,39 +267,42 @@ def _on_primary(group: GroupRuntime, function: Function, call: _Call) -> int:
             group.news.count_failover(function.name, *lost, index)
         start = group.clock()
         try:
-            return _settled(connection, call, group.deadline(function.slow))
+            return _settled(connection, function.name, call, group.deadline(function.slow))
         except SessionRefused as refusal:
             return refusal.rv
         except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
             lost = index, str(loss), group.clock() - start
+            group.lost(index, connection.generation, str(loss), seconds=lost[2])
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR
 
 
-def _settled(connection: Connection, call: _Call, deadline: float) -> int:
-    """The CK_RV of a call on the anchor session, which is opened anew once where the member dropped it. Raises
-    MemberLost, SessionRefused."""
+def _settled(connection: Connection, name: str, call: _Call, deadline: float) -> int:
+    """The CK_RV of a call, of function `name`, on the anchor session, which is opened anew once where the member
+    dropped it. Raises MemberLost, SessionRefused."""
     rv = call(connection, deadline)
     if verdict(Route.EVERY, rv) is Verdict.SESSION_LOST:
         connection.forget_login(connection.logins, deadline)
         rv = call(connection, deadline)
-    return _judge(connection, rv, deadline)
+    return _judge(connection, name, rv, deadline)
 
 
-def _judge(connection: Connection, rv: int, deadline: float) -> int:
+def _judge(connection: Connection, name: str, rv: int, deadline: float) -> int:
     judgement = verdict(Route.EVERY, rv)
-    if judgement is Verdict.MEMBER_LOST or (judgement is Verdict.SUSPECT and not connection.alive(deadline)):
-        raise MemberLost(f"a call that goes to every member answered {rv_name(rv)}")
+    if judgement is Verdict.MEMBER_LOST:
+        raise MemberLost(f"{name} answered {rv_name(rv)}")
+    if judgement is Verdict.SUSPECT:
+        connection.expect_well(name, rv, deadline)
     return rv
 
 
 def _quietly(group: GroupRuntime, index: int, connection: Connection, call: Callable[[float], Any]) -> None:
     """One step on one of several members; a lost one is out and the rest go on."""
+    start = group.clock()
     try:
         call(group.deadline())
     except SessionRefused as refusal:
         group.lost(index, connection.generation, f"no session: {refusal}")
     except MemberLost as loss:
-        group.lost(index, connection.generation, str(loss))
+        group.lost(index, connection.generation, str(loss), seconds=group.clock() - start)

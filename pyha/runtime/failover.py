@@ -118,8 +118,8 @@ def run(group: GroupRuntime, policy: Policy, serves: bool = False, tried: Tried 
         except (SessionRefused, Abandoned) as refusal:
             return refusal.rv, []
         except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
             lost = index, str(loss), group.clock() - start
+            group.lost(index, connection.generation, str(loss), seconds=lost[2])
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 return ck.CKR_DEVICE_ERROR, []
@@ -166,8 +166,7 @@ def settle(
             raise MemberLost(f"{policy.function.name} answered {rv_name(rv)}")
         taken = (*taken, judgement)
         if judgement is Verdict.SUSPECT:
-            if not connection.alive(deadline):
-                raise MemberLost(f"{policy.function.name} answered {rv_name(rv)} and the probe failed")
+            connection.expect_well(policy.function.name, rv, deadline)
             # SoftHSM fails like this in the middle of a search; reading may be repeated.
             if disturbed and policy.function.route is Route.READ:
                 continue

@@ -156,11 +156,12 @@ class GroupRuntime:
     def _bring_in(self, index: int) -> None:
         generation = self.value.members[index].generation + 1
         connection = self.new_connection(index, generation)
+        start = self.clock()
         try:
             with self.arriving(connection):
                 connection.connect(self.deadline())
         except MemberLost as loss:
-            self.lost(index, generation, str(loss))
+            self.lost(index, generation, str(loss), seconds=self.clock() - start)
             return
         with self._lock:
             after = self.value if self._closed else self.value.joined(index, generation)
@@ -225,9 +226,11 @@ class GroupRuntime:
                 self._offered.add(index)
                 self.mechanisms = common_mechanisms([offer] if self.mechanisms is None else [self.mechanisms, offer])
 
-    def lost(self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST) -> None:
+    def lost(
+        self, index: int, generation: int, reason: str, cause: Cause = Cause.LOST, seconds: float | None = None
+    ) -> None:
         """A member failed: out it goes, its helper is ended, one line says so. One whose slot has another token now is
-        none any more, whatever the call that met it made of that."""
+        none any more, whatever the call that met it made of that. `seconds`: after which the call that met it knew."""
         with self._lock:
             connection = self.connections[index]
             if connection is not None and connection.generation == generation:
@@ -240,9 +243,10 @@ class GroupRuntime:
             self.value = before.lost(index, generation, reason, cause)
             changed = self.value is not before
         if connection is not None:
-            connection.close()
+            connection.close(reason)
         if changed and not self._closed:
-            self.news.say("error", index, f"lost: {reason}")
+            after = "" if seconds is None else f" (after {seconds:.3f} s)"
+            self.news.say("error", index, f"lost: {reason}{after}")
             if self._contacted:
                 self.news.tell()
 
@@ -273,7 +277,7 @@ class GroupRuntime:
         self.news.tell()
         for other, member in enumerate(before.members):
             if member.unsynchronised and not after.members[other].unsynchronised:
-                self.news.say("notice", other, f"was resynchronised with {self.name(index)}")
+                self.news.say("warning", other, f"was resynchronised with {self.name(index)}")
 
     def recovery_failed(self, index: int, generation: int, reason: str, cause: Cause) -> None:
         """An attempt ended without the member; said when the reason is a new one."""
@@ -293,8 +297,10 @@ class GroupRuntime:
             if connection is None or self.loads[index] or now - self._used[index] < seconds:
                 continue
             self._used[index] = now
-            if not connection.alive(self.deadline()):
-                self.lost(index, connection.generation, "a probe found it failed")
+            ailment = connection.probe(self.deadline())
+            if ailment:
+                reason = f"a probe of the idle member failed: {ailment}"
+                self.lost(index, connection.generation, reason, seconds=self.clock() - now)
 
     def nobody_left(self) -> NobodyLeft:
         """The exception for a call that no member can take."""

@@ -92,7 +92,7 @@ class Connection:
         self.wraps: bool | None = None  # not asked yet
         self.logged_in: int | None = None
         self.refused: Any = None  # the application's PIN that the token has refused while this connection was logged in
-        self.nonsense = 0  # counts answers that cannot be: lengths and counts larger than what was asked for
+        self.nonsense = 0  # counts answers that cannot be: more than there was room for, or a handle of 0
         self.logins = 0  # counts logins, so that a login that another thread healed is not thrown away again
         self._open_link = open_link
         self._token = token
@@ -103,7 +103,7 @@ class Connection:
         self._unclosed: list[int] = []  # sessions for whose closing there was no time
         self._anchor = 0
         self._login_lock = threading.RLock()
-        self._cause = "it is not connected"
+        self._cause = ""  # why it ended, in one phrase
         self._resident = resident or Resident()
         self._entered = False
         self._finishing = False  # who ends the connection waits for its helper
@@ -116,7 +116,7 @@ class Connection:
         """Start the link, initialise the module, find the token. Raises MemberLost with the cause."""
         with self._starting:
             if self._over:
-                raise MemberLost(self._cause)
+                raise MemberLost(self._cause or "it is not connected")
             try:
                 self._link = self._open_link(deadline)
             except LinkFailed as failure:
@@ -124,7 +124,7 @@ class Connection:
         if self._over:
             # Who ended the connection could wait no longer for the start, and found nothing to end.
             self.close()
-            raise MemberLost(self._cause)
+            raise MemberLost(self._cause or "it is not connected")
         try:
             self._initialize(deadline)
             self._find_token(deadline)
@@ -212,11 +212,13 @@ class Connection:
             room = count + 1
         return ()
 
-    def close(self, hangs: bool = False) -> None:
-        """End the connection. A module that is inside a call may return from it, unless it `hangs`: SoftHSM's C_Login
-        empties the token's file before it writes it, and one that is killed in between has lost the token."""
+    def close(self, cause: str = "", hangs: bool = False) -> None:
+        """End the connection; `cause`: why, for all who are inside. A module that is inside a call may return from it,
+        unless it `hangs`: SoftHSM's C_Login empties the token's file before it writes it, and one that is killed in
+        between has lost the token."""
         link = self._link
         if link is not None:
+            self._cause = self._cause or cause
             self._link = None
             self._leave(link.close(at_once=hangs))
 
@@ -252,7 +254,7 @@ class Connection:
         """
         link = self._link
         if link is None:
-            raise MemberLost(self._cause)
+            raise MemberLost(self._cause or "it is not connected")
         codec = self._codecs.made[function.index] or self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
@@ -293,22 +295,25 @@ class Connection:
         does."""
         link = self._link
         if link is None:
-            raise MemberLost(self._cause)
+            raise MemberLost(self._cause or "it is not connected")
         try:
             return link.straight(arena, call, session, key, deadline)
         except (LinkDead, LinkLate) as loss:
             raise self._lost(function, loss) from None
 
     def _lost(self, function: Function, loss: LinkDead | LinkLate) -> MemberLost:
-        if isinstance(loss, LinkDead):
-            cause = MemberLost(f"its helper ended during {function.name}", loss.culprit)
+        late, culprit = isinstance(loss, LinkLate), isinstance(loss, LinkDead) and loss.culprit
+        if late:
+            cause = f"{function.name} did not return within its deadline"
+        elif culprit:
+            cause = f"its helper crashed in {function.name}"
         else:
-            cause = MemberLost(f"{function.name} did not return within its deadline")
-        if self._link is not None and not self._finishing:
+            # Why it ended under all who were inside only one of them may know.
+            cause = self._cause or f"its helper ended during {function.name}"
+        if not self._finishing:
             # At once, whoever made this call: nobody else shall wait for a member that is known to hang.
-            self._cause = str(cause)
-            self.close(hangs=isinstance(loss, LinkLate))
-        return cause
+            self.close(cause, hangs=late)
+        return MemberLost(cause, culprit)
 
     def call(self, name: str, deadline: float, *values: Any) -> tuple[int, list[Any]]:
         """`invoke` by name, for housekeeping."""
@@ -430,7 +435,12 @@ class Connection:
     # -- health and login ---------------------------------------------------------------------------------------
 
     def alive(self, deadline: float) -> bool:
-        """A probe: whether the member gives any answer of its own on a fresh session. Raises nothing."""
+        """Whether a probe finds nothing wrong with the member. Raises nothing."""
+        return not self.probe(deadline)
+
+    def probe(self, deadline: float) -> str:
+        """Why the member is to be taken for lost, in one phrase; empty where it gives any answer of its own on a fresh
+        session. Raises nothing."""
         try:
             session = self.open_session(deadline)
             try:
@@ -438,10 +448,16 @@ class Connection:
             finally:
                 self.discard(session, deadline)
         except (SessionRefused, MemoryError):
-            return True  # what this process has no memory for says nothing of the member
-        except MemberLost:
-            return False
-        return verdict(Route.ANY, rv) is Verdict.ANSWER
+            return ""  # what this process has no memory for says nothing of the member
+        except MemberLost as loss:
+            return str(loss)
+        return "" if verdict(Route.ANY, rv) is Verdict.ANSWER else f"C_GenerateRandom answered {rv_name(rv)}"
+
+    def expect_well(self, name: str, rv: int, deadline: float) -> None:
+        """A probe after an ambiguous answer, `rv` of the function `name`. Raises MemberLost where it fails as well."""
+        ailment = self.probe(deadline)
+        if ailment:
+            raise MemberLost(f"{name} answered {rv_name(rv)} and the probe failed: {ailment}")
 
     def read_token_info(self, deadline: float) -> TokenInfo | None:
         """The token's info now, None where the module could not say (SoftHSM fails while another process logs in)."""

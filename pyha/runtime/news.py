@@ -36,6 +36,7 @@ class News:
         self._clock = clock
         self._lock = threading.Lock()
         self._promoted = False
+        self._deserted = False
         self._audited: dict[int, set[int]] = {}  # members, and the virtual handles of what was missing there
         self._unreadable: set[int] = set()  # members of which it was said that objects cannot be read
         self._nonsense: set[int] = set()  # members whose answers were not to be believed
@@ -108,7 +109,9 @@ class News:
         """A member's answer cannot be: said once for each."""
         if index not in self._nonsense:
             self._nonsense.add(index)
-            self.say("warning", index, f"answered {call} with a length or count that is larger than what was asked for")
+            self.say(
+                "warning", index, f"answered {call} with what cannot be: more than there was room for, or a handle of 0"
+            )
 
     def returned(self, index: int) -> None:
         """A member is back: what is missing there, or cannot be read, is said again."""
@@ -151,10 +154,14 @@ class News:
             value, _ = self._look()
             before, self._promoted = self._promoted, value.promoted()
             promoted = self._promoted
+            known, self._deserted = self._deserted, value.deserted()
+            deserted = self._deserted
+        if deserted and not known:
+            self._say("error", "no member is left: calls that need one are refused until one is back")
         if promoted and not before:
             self._say("warning", "no active member is left, standby members serve")
         elif before and not promoted and value.serving():
-            self._say("notice", "an active member is back, standby members stand by")
+            self._say("warning", "an active member is back, standby members stand by")
         self._publish()
         self.on_news()
 

@@ -94,7 +94,7 @@ def recover(group: GroupRuntime, index: int, until: float | None = None) -> bool
     if unsynchronised:
         log.log("warning", f"{label} serves unsynchronised: there is no other member to compare it with")
     else:
-        log.log("notice", f"{label} returned")
+        log.log("warning", f"{label} returned")
     return True
 
 

@@ -86,8 +86,9 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
         try:
             done.append((connection, work(index, connection)))
         except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
-            gone.append((index, str(loss), group.clock() - start))
+            seconds = group.clock() - start
+            group.lost(index, connection.generation, str(loss), seconds=seconds)
+            gone.append((index, str(loss), seconds))
             poisoned += loss.culprit
             if poisoned >= POISON_LIMIT:
                 raise Refusal(ck.CKR_DEVICE_ERROR, "it ends the helpers that it is given to") from None

@@ -120,8 +120,7 @@ def _wrap_by(bench: Bench, mechanism: int, original: int, shown: Mapping[int, by
     how = wrapping_mechanism(mechanism)
     rv, results = _c_wrap_key(bench, how, handles, original)
     if not well(rv, "C_WrapKey"):
-        if not bench.connection.alive(bench.deadline):
-            raise MemberLost(f"C_WrapKey answered {rv_name(rv)} and the probe failed")
+        bench.connection.expect_well("C_WrapKey", rv, bench.deadline)
         raise Unreplicable(f"C_WrapKey answered {rv_name(rv)}", is_without_reason(rv))
     blob = bytes(results[4][1])
     length = number(shown.get(ck.CKA_VALUE_LEN)) or None

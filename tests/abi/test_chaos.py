@@ -109,7 +109,7 @@ def test_an_answer_after_the_call(member: Connection, plan: Plan) -> None:
 def test_the_end_of_the_helper(member: Connection, plan: Plan, action: str) -> None:
     session = member.open_session(soon())
     plan.set(f"C_GenerateRandom -> {action}")
-    with pytest.raises(MemberLost, match="its helper ended during C_GenerateRandom") as lost:
+    with pytest.raises(MemberLost, match="its helper crashed in C_GenerateRandom") as lost:
         random(member, session)
     assert lost.value.culprit
     assert plan.fired() == ["C_GenerateRandom"]

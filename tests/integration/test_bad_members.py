@@ -24,8 +24,8 @@ LONGEST = 60.0
 BAD = {
     "C_Initialize fails": ("C_Initialize -> answer CKR_GENERAL_ERROR", "C_Initialize answered CKR_GENERAL_ERROR"),
     "C_Initialize hangs": ("C_Initialize -> hang", "C_Initialize did not return within its deadline"),
-    "C_Initialize crashes": ("C_Initialize -> crash", "its helper ended during C_Initialize"),
-    "C_Initialize exits": ("C_Initialize -> exit 0", "its helper ended during C_Initialize"),
+    "C_Initialize crashes": ("C_Initialize -> crash", "its helper crashed in C_Initialize"),
+    "C_Initialize exits": ("C_Initialize -> exit 0", "its helper crashed in C_Initialize"),
     "another token": ('C_GetTokenInfo -> write 80 "not mine at all!"', "its token is not among the module's tokens"),
     "no token": ("C_GetSlotList -> length 0", "its token is not among the module's tokens"),
     "more slots than can be": ("C_GetSlotList -> length 99999999", "C_GetSlotList answered CKR_DEVICE_ERROR"),
@@ -60,12 +60,13 @@ def test_a_member_that_is_bad_from_the_start(group: Group, tmp_path: Path, what:
 NONSENSE = {
     "an attribute": "C_GetAttributeValue -> length 99999999",
     "a search": "C_FindObjects -> length 100000",
+    "a handle of 0": "C_FindObjects -> write 0 hex:0000000000000000",
     "a signature": "C_Sign -> length 99999999",
 }
 
 
 @pytest.mark.parametrize("what", list(NONSENSE))
-def test_an_impossible_length_is_named_and_the_call_goes_elsewhere(group: Group, tmp_path: Path, what: str) -> None:
+def test_an_impossible_answer_is_named_and_the_call_goes_elsewhere(group: Group, tmp_path: Path, what: str) -> None:
     made = group(label=LABEL)
     plans = behind_chaos(made, tmp_path)
     with client(made.module, made.environment) as app:

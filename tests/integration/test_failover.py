@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -325,6 +326,8 @@ def test_a_removed_device_is_a_loss(stage: Stage) -> None:
     for _ in range(6):
         assert app.random(session)[0] == OK
     assert lost(stage.made) == [0]
+    said = r"member stage-0 lost: C_GenerateRandom answered CKR_DEVICE_REMOVED \(after \d+\.\d{3} s\)\n"
+    assert re.search(said, stage.made.logged())
 
 
 def test_the_probe_decides(stage: Stage) -> None:
@@ -333,6 +336,8 @@ def test_the_probe_decides(stage: Stage) -> None:
     for _ in range(6):
         assert app.random(session)[0] == OK
     assert lost(stage.made) == [1]
+    answered = "C_GenerateRandom answered CKR_GENERAL_ERROR"
+    assert f"member stage-1 lost: {answered} and the probe failed: {answered} (after " in stage.made.logged()
 
 
 def test_an_answer_about_the_arguments_is_passed_on(stage: Stage) -> None:

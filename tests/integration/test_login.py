@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from pyha.cryptoki import constants as ck
+from tests.chaos import behind_chaos
 from tests.client import RO, Client, aes_key, client, ec_pair, helpers
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
@@ -224,6 +225,19 @@ def test_a_lost_primary_does_not_cost_the_login(one: Client, slot: int, session:
     assert one.login(session, "1234") == OK
     assert one.state(session)[1] == ck.CKS_RW_USER_FUNCTIONS
     aes_key(one, session)
+
+
+def test_a_primary_that_says_in_the_login_that_it_is_gone(group: Group, tmp_path: Path) -> None:
+    made = group(label="login")
+    plans = behind_chaos(made, tmp_path)
+    with client(made.module, made.environment) as app:
+        _, session = app.open(app.slot_of("login"))
+        plans[0].set("C_Login -> answer CKR_DEVICE_REMOVED")
+        assert app.login(session, made.pin) == OK
+        assert "member login-0 lost: C_Login answered CKR_DEVICE_REMOVED (after " in made.logged()
+        plans[1].set("C_Logout -> answer CKR_TOKEN_NOT_PRESENT")
+        assert app.logout(session) == OK
+        assert "member login-1 lost: C_Logout answered CKR_TOKEN_NOT_PRESENT (after " in made.logged()
 
 
 def test_always_authenticate(one: Client, slot: int, session: int, made: TestGroup) -> None:

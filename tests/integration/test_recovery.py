@@ -62,7 +62,8 @@ def test_a_killed_member_returns_to_an_application_that_works(group: Group) -> N
         for victim in range(3):
             kill(made, victim)
             name = made.tokens[victim].label
-            until(made, f"member {name} returned", app, session)
+            # At the level that is the default: who reads of the loss reads of its end.
+            until(made, f'warning: group "{LABEL}": member {name} returned', app, session)
             assert len(helpers(LABEL)) == 3
             assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK
         # Each is a whole member again: any of them serves alone.
@@ -80,6 +81,7 @@ def test_all_members_are_lost_and_the_same_sessions_and_handles_work_again(group
         kill(made, 0, 1, 2)
         assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_DEVICE_ERROR
         assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == ck.CKR_TOKEN_NOT_PRESENT
+        assert made.logged().count(f'error: group "{LABEL}": no member is left') == 1
         faulty.clear()
         until(made, "serves unsynchronised")
         assert app.sign(session, ck.CKM_ECDSA, private, bytes(32))[0] == OK

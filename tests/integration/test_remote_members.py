@@ -187,7 +187,7 @@ def test_a_stopped_server_costs_one_deadline_and_the_member(remote: Remote) -> N
     remote.lost(0)
     # Whoever meets it first, a call or the probe of an idle member, waits until the deadline and no longer.
     log = remote.made.logged()
-    assert "did not return within its deadline" in log or "a probe found it failed" in log
+    assert "did not return within its deadline" in log or "a probe of the idle member failed" in log
     remote.servers[0].kill()
     remote.servers[0].start()
     remote.returned(0)

@@ -75,7 +75,7 @@ def test_a_locked_pin_is_named_and_tried_on_no_other_token(sync: Sync, tmp_path:
     ("fault", "status", "says"),
     [
         ("answer CKR_DEVICE_MEMORY", 1, "refused C_CreateObject: CKR_DEVICE_MEMORY"),
-        ("crash", 3, "its helper ended during C_CreateObject"),
+        ("crash", 3, "its helper crashed in C_CreateObject"),
     ],
 )
 def test_large_objects_under_faults(sync: Sync, tmp_path: Path, fault: str, status: int, says: str) -> None:

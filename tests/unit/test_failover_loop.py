@@ -24,9 +24,10 @@ class FakeMember:
     generation: int = 1
     probed: int = 0
 
-    def alive(self, deadline: float) -> bool:
+    def expect_well(self, name: str, rv: int, deadline: float) -> None:
         self.probed += 1
-        return self.well
+        if not self.well:
+            raise MemberLost("the probe failed")
 
     logins: int = 0
     nonsense: int = 0
@@ -63,7 +64,7 @@ class FakeGroup:
     def log_in_member(self, index: int, connection: FakeMember, deadline: float) -> bool:
         return True
 
-    def lost(self, index: int, generation: int, reason: str) -> None:
+    def lost(self, index: int, generation: int, reason: str, seconds: float) -> None:
         self.out[index] = reason
 
     @property

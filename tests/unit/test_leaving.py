@@ -34,10 +34,11 @@ class FakeConnection:
     bound: dict[int, int] = field(default_factory=dict)
     known: dict[int, int] = field(default_factory=dict)
 
-    def close(self, deadline: float | None = None) -> None:
+    def close(self, cause: str = "") -> None:
         self.closed += 1
 
-    finish = close
+    def finish(self, deadline: float) -> None:
+        self.closed += 1
 
 
 @pytest.fixture

@@ -40,7 +40,7 @@ class FakeConnection:
             raise LoginRefused("login refused: C_Login answered CKR_PIN_INCORRECT")
         self.logged_in = user
 
-    def close(self) -> None:
+    def close(self, cause: str) -> None:
         self.closed = True
 
 

@@ -18,9 +18,9 @@ class Counted:
         self.generation = generation
         self.probes = 0
 
-    def alive(self, deadline: float) -> bool:
+    def probe(self, deadline: float) -> str:
         self.probes += 1
-        return True
+        return ""
 
 
 def test_a_member_is_probed_once_it_has_been_idle_and_not_when_it_just_came() -> None:

@@ -144,6 +144,7 @@ class Play:
             "status": self._status,
             "answer": lambda: "TOKEN_NOT_PRESENT" if group.announced else "DEVICE_ERROR",
             "complete": group.complete,
+            "deserted": group.deserted,
             "promoted": group.promoted,
             "parts": self._parts,
         }
