@@ -57,11 +57,11 @@ def operate(
         if asking:
             return rv, results
         if function.route is _FINISH:
-            _finish(group, session, function, clean=True)
+            _finish(group, session, function, True, call.until)
         else:
             _record(group, session, function, values, results, kept)
     elif not starting and rv not in ENDS_NO_OPERATION:
-        _finish(group, session, function, clean=False)
+        _finish(group, session, function, False, call.until)
     elif starting and not session.journals:
         drop(group, session)
     return rv, results
@@ -71,7 +71,7 @@ def drop(group: GroupRuntime, session: VirtualSession) -> None:
     """End every open operation of the session and throw its real session away."""
     for operation in list(session.journals):
         session.end(operation)
-    _leave_place(group, session, clean=False)
+    _leave_place(group, session, False, group.deadline())
 
 
 def cancel(group: GroupRuntime, session: VirtualSession, operations: set[Operation]) -> None:
@@ -80,13 +80,13 @@ def cancel(group: GroupRuntime, session: VirtualSession, operations: set[Operati
     for operation in open_ones:
         session.end(operation)
     if open_ones:
-        _leave_place(group, session, clean=False)
+        _leave_place(group, session, False, group.deadline())
 
 
 class OperationCall:
-    """One call of an open (or opening) operation."""
+    """One call of an open (or opening) operation. `until`: the deadline of the member that was tried last."""
 
-    __slots__ = ("_group", "_kind", "_last_rv", "_objects", "_refused", "_session", "function")
+    __slots__ = ("_group", "_kind", "_last_rv", "_objects", "_refused", "_session", "function", "until")
 
     def __init__(
         self,
@@ -103,6 +103,7 @@ class OperationCall:
         self._kind = kind_of(function, values)
         self._last_rv = tried.rv if tried is not None else ck.CKR_OK
         self._refused = False
+        self.until = tried.start + group.patience(function) if tried is not None else 0.0
 
     def choose(self, excluded: set[int]) -> int | None:
         place = self._session.place
@@ -117,6 +118,7 @@ class OperationCall:
         return choose(self._group, self._objects, excluded, True, self._kind)
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
+        self.until = deadline
         place = self._session.place
         if place is None or place.connection is not connection:
             try:
@@ -130,7 +132,7 @@ class OperationCall:
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
         if self._session.journals and (self._last_rv == ck.CKR_OPERATION_ACTIVE or not self._movable()):
             return False
-        _leave_place(self._group, self._session, clean=False)
+        _leave_place(self._group, self._session, False, deadline)
         connection.drop_idle(deadline)
         return True
 
@@ -145,7 +147,7 @@ class OperationCall:
         if entries and found:
             if not self._movable():
                 return False
-            _leave_place(self._group, self._session, clean=False)
+            _leave_place(self._group, self._session, False, deadline)
         return found
 
     def _refused_again(self, rv: int) -> int:
@@ -164,7 +166,7 @@ class OperationCall:
         if not self._movable():
             raise Abandoned(ck.CKR_DEVICE_ERROR)
         if self._session.place is not None:
-            _leave_place(self._group, self._session, clean=False)
+            _leave_place(self._group, self._session, False, deadline)
         journals = list(self._session.journals.values())
         real = connection.open_session(deadline) if journals else connection.acquire(deadline)
         place = Place(index, connection, real, self._group.weight(self.function))
@@ -285,14 +287,15 @@ def _own_parameter(parameter: Parameter) -> Parameter:
     return Parameter(bytes(parameter.raw), tuple(regions), parameter.handles, parameter.back)
 
 
-def _finish(group: GroupRuntime, session: VirtualSession, function: Function, clean: bool) -> None:
+def _finish(group: GroupRuntime, session: VirtualSession, function: Function, clean: bool, until: float) -> None:
     assert function.operation is not None
     session.end(function.operation)
     if not session.journals:
-        _leave_place(group, session, clean)
+        _leave_place(group, session, clean, until)
 
 
-def _leave_place(group: GroupRuntime, session: VirtualSession, clean: bool) -> None:
+def _leave_place(group: GroupRuntime, session: VirtualSession, clean: bool, until: float) -> None:
+    """`until`: when a member that does not let the session be closed has to be left alone with it."""
     place, session.place = session.place, None
     if place is None:
         return
@@ -302,4 +305,4 @@ def _leave_place(group: GroupRuntime, session: VirtualSession, clean: bool) -> N
     if clean:
         place.connection.give_back(place.real)
     else:
-        place.connection.discard(place.real, group.deadline())
+        place.connection.discard(place.real, until)
