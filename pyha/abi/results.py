@@ -76,7 +76,10 @@ class OutObjects(Form):
         (count,) = _word_at(memory, self.head)
         if count > value:
             raise Malformed(f"{self.label}: {count} objects reported, {value} asked for.")
-        return unpack_from(f"@{count}Q", memory, offset)
+        handles: tuple[int, ...] = unpack_from(f"@{count}Q", memory, offset)
+        if 0 in handles:
+            raise Malformed(f"{self.label}: an object without a handle.")
+        return handles
 
     def encode(self, struct: Any, value: int, result: tuple[int, ...] | None, rv: int) -> int:
         if rv == CKR_OK and result is not None:

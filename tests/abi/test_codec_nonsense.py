@@ -167,6 +167,17 @@ def test_more_attributes_than_can_be_meant(function: Function, argument: Argumen
     assert refusal.value.rv == CKR_ARGUMENTS_BAD
 
 
+def test_an_object_that_is_found_without_a_handle_is_not_believed() -> None:
+    codec, values = codec_of("C_FindObjects"), [1, 3]
+    arena = written(codec, values)
+    arena.put_ulong(arena.words[3], 2)
+    arena.put_ulong(arena.words[1], 7, 0)
+    with pytest.raises(Malformed, match="without a handle"):
+        codec.read(arena, values, CKR_OK)
+    arena.put_ulong(arena.words[1], 7, 8)
+    assert codec.read(arena, values, CKR_OK)[1] == (7, 8)
+
+
 @pytest.mark.parametrize("function", MAKING, ids=lambda function: function.name)
 def test_success_without_a_handle_is_not_believed(function: Function) -> None:
     app, codec = Application(), codec_of(function.name)
