@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from pyha.cryptoki import constants as ck
 from tests.chaos import behind_chaos
-from tests.client import Client, aes_key, client, ec_pair, helpers
+from tests.client import EC, Client, aes_key, client, ec_pair, helpers
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
 
@@ -204,6 +204,24 @@ def test_a_signature_in_parts(stage: Stage) -> None:
     rv, _, mac = app.out("SignFinal", fresh)
     assert rv == OK
     assert app.sign(fresh, ck.CKM_SHA256_HMAC, mac_key, b"onetwo") == (OK, mac)
+
+
+def test_an_operation_that_had_a_login_of_its_own_does_not_move(stage: Stage) -> None:
+    """CKU_CONTEXT_SPECIFIC went to one member, and is never said again."""
+    app, session = stage.application, stage.session
+    named = {ck.CKA_TOKEN: True, ck.CKA_LABEL: b"always", ck.CKA_ID: b"always"}
+    private = {**named, ck.CKA_SIGN: True, ck.CKA_ALWAYS_AUTHENTICATE: True}
+    rv, _, key = app.pair(session, ck.CKM_EC_KEY_PAIR_GEN, {**named, ck.CKA_EC_PARAMS: EC}, private)
+    assert rv == OK
+    assert app.start("Sign", session, ck.CKM_ECDSA, key) == OK
+    assert app.login(session, "1234", ck.CKU_CONTEXT_SPECIFIC) == OK
+    stage.faulty.everywhere("C_Sign", Fault.ANSWER, ck.CKR_DEVICE_REMOVED)
+    assert app.out("Sign", session, bytes(32))[0] == ck.CKR_DEVICE_ERROR
+    stage.faulty.clear()
+    assert len(lost(stage.made)) == 1
+    assert app.start("Sign", session, ck.CKM_ECDSA, key) == OK
+    assert app.login(session, "1234", ck.CKU_CONTEXT_SPECIFIC) == OK
+    assert app.out("Sign", session, bytes(32))[0] == OK
 
 
 def test_beyond_the_journal_the_error_is_honest(stage: Stage) -> None:
