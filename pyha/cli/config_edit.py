@@ -26,7 +26,7 @@ def edit(path: str, change: Change) -> Configuration:
     """Put what `change` makes of the configuration in its place; a file that is not there yet is an empty one. Gives
     the new configuration back. Raises Mistake, also what `change` raises, and then the file is as it was."""
     config_write.prepare(path)
-    with _alone(path):
+    with _locked(path, "lock", fcntl.LOCK_EX):
         text = _text(path)
         before = _configuration(path, text)
         after = change(before)
@@ -87,9 +87,17 @@ def with_member(group: GroupSettings, index: int, *members: MemberSettings) -> t
 
 
 @contextmanager
-def _alone(path: str) -> Iterator[None]:
+def at_tokens(path: str) -> Iterator[None]:
+    """While the block lasts no other command that writes this file makes a token a member: two that fill one token
+    would take back what the other has made. Raises Mistake where one is at it."""
+    with _locked(path, "tokens.lock", fcntl.LOCK_EX | fcntl.LOCK_NB):
+        yield
+
+
+@contextmanager
+def _locked(path: str, ending: str, operation: int) -> Iterator[None]:
     directory, name = os.path.split(path)
-    lock = os.path.join(directory, f".{name}.lock")
+    lock = os.path.join(directory, f".{name}.{ending}")
     try:
         # Not the file itself: whoever may read that could hold its lock for ever.
         descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -101,7 +109,10 @@ def _alone(path: str) -> Iterator[None]:
             owner = os.stat(directory)
             with suppress(OSError):
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(descriptor, operation)
+        except BlockingIOError:
+            raise Mistake(f"another command makes tokens members in {path} now: wait until it has ended") from None
         yield
     finally:
         os.close(descriptor)

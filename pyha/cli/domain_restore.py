@@ -15,6 +15,7 @@ from pyha.cli import memory, new_member, pin, sealing
 from pyha.cli.config import group_named
 from pyha.cli.entering import SharedPin, candidate_of
 from pyha.cli.errors import Mistake, warn
+from pyha.cli.interrupts import unbroken
 from pyha.ha.fingerprints import Fingerprints
 from pyha.runtime import domain_keys
 from pyha.runtime.domain_keys import Candidate, NotServable
@@ -67,7 +68,8 @@ def restore(
     what was done. `compared`: `believed` said so. Raises NotServable."""
     info = candidate.connection.token_info
     asked = _compare(group, target, info.serial if info is not None else "", shared, backup)
-    restored = restore_onto(candidate, backup, allow_open_doors)
+    with unbroken():
+        restored = restore_onto(candidate, backup, allow_open_doors)
     if not compared and not asked:
         warn("nothing says whether these are the group's domain keys: the backup was believed")
     for door in restored.open_doors:

@@ -10,6 +10,7 @@ import json
 
 from pyha.cli.config import group_named
 from pyha.cli.entering import SharedPin, candidate_of
+from pyha.cli.interrupts import unbroken
 from pyha.ha.domain import AES_KEYS
 from pyha.runtime.admission import NotAdmitted, read_domain_keys
 from pyha.runtime.domain_keys import Candidate, NotServable
@@ -60,7 +61,8 @@ def _try(candidate: Candidate, group_id: bytes) -> tuple[Door, ...]:
         if key not in found:
             raise NotServable(f"{candidate.name}: its {key.value} domain key is missing")
     connection.domain.update({key: on_token.handles for key, on_token in found.items()})
-    return try_doors(candidate)
+    with unbroken():  # what an open door let happen is undone
+        return try_doors(candidate)
 
 
 def _print(name: str, doors: tuple[Door, ...]) -> None:

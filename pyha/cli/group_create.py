@@ -11,12 +11,14 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from pyha.abi.codec import Codecs
 from pyha.cli import config_edit, config_write, memory, new_member, pin, sealing, usage
 from pyha.cli.config import chosen
 from pyha.cli.errors import Mistake
+from pyha.cli.interrupts import unbroken
 from pyha.ha.domain import AES_KEYS, DomainKey
 from pyha.ha.fingerprints import Fingerprints, objection
 from pyha.ha.settings import Isolation, Role, TokenSnapshot
@@ -26,6 +28,7 @@ from pyha.runtime.domain_keys import Candidate, NotServable
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import MemberLost
 from pyha.runtime.naming import group_serial
+from pyha.runtime.restoring import refuse_strangers
 from pyha.runtime.settings import Configuration, GroupSettings, MemberSettings
 
 _QUESTION = "User PIN of the members: "
@@ -37,6 +40,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status 0. Raises Mistake for all that stands in the way."""
     path = _configuration_path(arguments.config)
     config_write.prepare(path)
+    with config_edit.at_tokens(path):
+        return _run(path, arguments)
+
+
+def _run(path: str, arguments: argparse.Namespace) -> int:
     before = config_edit.current(path)
     settings = _settings(arguments)
     _require_new(before, settings.label, path)
@@ -55,17 +63,21 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         settings = _examine(candidates, settings, arguments.pin_source, {group.serial for group in before.groups})
         config_edit.checked(replace(before, groups=(*before.groups, settings)))
-        pairs = domain_keys.put_domain_keys(candidates, settings.id, values, _takes_rsa(settings))
-        try:
+        with unbroken() as check, ExitStack() as taken_back:
+            taken_back.callback(domain_keys.remove_domain_keys, candidates, settings.id)
+            pairs = domain_keys.put_domain_keys(candidates, settings.id, values, _takes_rsa(settings))
+            check()
             settings = replace(settings, domain=_proved(candidates, settings.id, sealing.fingerprints(values, pairs)))
             _try_doors(candidates, arguments.allow_open_doors)
+            for candidate in candidates:
+                refuse_strangers(candidate, settings.id)  # somebody else may have been at it meanwhile
             if sealing_key is not None:
                 sealed = sealing.seal(sealing_key, settings.id, settings.label, values, pairs)
+                taken_back.callback(_forget, backup)
                 config_write.write(backup, sealed, mode=0o600)
+            check()
             config_edit.edit(path, added)
-        except BaseException:
-            domain_keys.remove_domain_keys(candidates)
-            raise
+            taken_back.pop_all()
     except NotServable as reason:
         raise Mistake(str(reason)) from None
     finally:
@@ -75,6 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
             candidate.connection.finish(candidate.deadline())
     print(usage.after_creation(settings, path, backup if sealing_key is not None else None))
     return 0
+
+
+def _forget(backup: str) -> None:
+    """The backup of keys that no token holds any more."""
+    with suppress(OSError):
+        os.unlink(backup)
 
 
 def _require_new(configuration: Configuration, label: str, path: str) -> None:
@@ -136,7 +154,8 @@ def _examine(candidates: Sequence[Candidate], settings: GroupSettings, source: s
                     f"pyha: warning: {candidate.name} holds {held} objects, which are not replicated by making a group",
                     file=sys.stderr,
                 )
-            founding.check_records(candidate)
+            with unbroken():
+                founding.check_records(candidate)
             try:
                 offer = offered(candidate.connection, candidate.deadline())
             except MemberLost as loss:

@@ -42,9 +42,8 @@ def _on_others(outcome: Outcome, count: int) -> list[tuple[type[Step | Conflict]
     ]
 
 
-def introduce(group: GroupRuntime, index: int, new: Candidate) -> int:
-    """Resynchronise it with the others; how many steps that took. Raises NotServable where it could not serve
-    afterwards."""
+def introduce(group: GroupRuntime, index: int, new: Candidate) -> Outcome:
+    """Resynchronise it with the others. Raises NotServable where it could not serve afterwards."""
     try:
         outcome = resync_member(group, index, new.connection)
     except _TROUBLE as reason:
@@ -55,4 +54,4 @@ def introduce(group: GroupRuntime, index: int, new: Candidate) -> int:
         raise NotServable(f"{new.name}: its objects would differ: {reasons[0]}{more}")
     if not outcome.finished:
         raise NotServable(f"{new.name}: objects are made and changed all the time: try again")
-    return outcome.done
+    return outcome

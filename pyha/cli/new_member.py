@@ -19,9 +19,12 @@ def from_uri(
     try:
         address = uri.parse(text)
     except uri.UriError as error:
-        raise Mistake(str(error)) from None
-    if address.module_path is None:
-        raise Mistake(f"{text} has no module-path")
+        raise Mistake(f"{_without_pin(text)} is no PKCS #11 URI of a token: {error}") from None
+    if address.pin_value is not None:
+        raise Mistake("a URI with pin-value is refused, because the configuration is not secret: use pin-source")
+    for complaint in schema.uri_complaints(address):
+        raise Mistake(f"{text}: {complaint}")
+    assert address.module_path is not None
     values = dict(_pair(each, "--environment", "NAME=VALUE") for each in environment)
     own = dict(_pair(each, "--reserved", "MODULE=STRING") for each in reserved).get(address.module_path)
     name = schema.default_name(address) or text
@@ -34,6 +37,10 @@ def require_used(reserved: Iterable[str], members: Sequence[MemberSettings]) -> 
         module, _ = _pair(each, "--reserved", "MODULE=STRING")
         if all(member.uri.module_path != module for member in members):
             raise Mistake(f"--reserved is for {module}, which is the module-path of no member")
+
+
+def _without_pin(text: str) -> str:
+    return text.partition("pin-value")[0]
 
 
 def _pair(text: str, option: str, form: str) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from pyha.ha.domain import (
     DomainHandles,
     DomainKey,
     aes_template,
+    domain_search,
     rsa_private_template,
     rsa_public_template,
 )
@@ -30,7 +31,16 @@ from pyha.ha.identity import ulong
 from pyha.ha.settings import TokenSnapshot
 from pyha.runtime.admission import NotAdmitted, read_domain_keys
 from pyha.runtime.domain_proof import proofs
-from pyha.runtime.housekeeping import SearchFailed, boolean, create, destroy, housekeeping, make, read_attributes
+from pyha.runtime.housekeeping import (
+    SearchFailed,
+    boolean,
+    create,
+    destroy,
+    housekeeping,
+    make,
+    read_attributes,
+    search,
+)
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.proving import prove_secret
 
@@ -96,7 +106,7 @@ def put_domain_keys(
                 place_secret(candidate, group_id, key, values[key])
         return {key: _put_pair(candidates, group_id, key) for key in RSA_KEYS} if rsa else {}
     except BaseException:
-        remove_domain_keys(candidates)
+        remove_domain_keys(candidates, group_id)
         raise
 
 
@@ -245,14 +255,21 @@ def _carries(candidate: Candidate, key: DomainKey, probe: tuple[dict[DomainKey, 
         connection.discard(session, deadline)
 
 
-def remove_domain_keys(candidates: Sequence[Candidate], kept: Collection[int] = ()) -> None:
-    """Take the domain keys back from every token that still answers, but for those of the real handles `kept`."""
+def remove_domain_keys(candidates: Sequence[Candidate], group_id: bytes, kept: Collection[DomainKey] = ()) -> None:
+    """Take the group's domain keys but `kept` back from every token that still answers: also those of which no handle
+    is known, because the call that made them was cut short."""
     for candidate in candidates:
-        deadline = candidate.deadline()
-        for real in {real for handles in candidate.connection.domain.values() for real in handles} - set(kept):
-            with suppress(*_TROUBLE), housekeeping(candidate.connection, deadline) as session:
-                destroy(candidate.connection, session, real, deadline)
-        candidate.connection.domain.clear()
+        connection, deadline = candidate.connection, candidate.deadline()
+        reals = {real for key, handles in connection.domain.items() if key not in kept for real in handles}
+        with suppress(*_TROUBLE), housekeeping(connection, deadline) as session:
+            for key in DomainKey:
+                classes = (ck.CKO_SECRET_KEY,) if key in AES_KEYS else (ck.CKO_PUBLIC_KEY, ck.CKO_PRIVATE_KEY)
+                for object_class in classes if key not in kept else ():
+                    reals.update(search(connection, session, domain_search(group_id, key, object_class), deadline))
+        for real in reals:
+            with suppress(*_TROUBLE), housekeeping(connection, deadline) as session:
+                destroy(connection, session, real, deadline)
+        connection.domain.clear()
 
 
 def fingerprints(connection: Connection, group_id: bytes, deadline: float) -> dict[DomainKey, Fingerprint]:

@@ -27,6 +27,9 @@ from pyha.runtime.housekeeping import (
 )
 from pyha.runtime.member import LoginRefused, MemberLost, SessionRefused
 
+_TRIAL = b"trial"
+"""CKA_LABEL of the record by which a token is tried."""
+
 
 class PinRefused(NotServable):
     """The token did not take the PIN, or warns that few tries are left: the PIN is not to be tried elsewhere."""
@@ -68,11 +71,17 @@ def require_new(candidate: Candidate) -> int:
                 keys = (Attribute(ck.CKA_CLASS, ulong(object_class)),)
                 for real in search(candidate.connection, session, keys, deadline):
                     shown = read_attributes(candidate.connection, session, real, (ck.CKA_LABEL,), deadline)
-                    if is_domain_label(shown.get(ck.CKA_LABEL, b"")):
-                        raise NotServable(f"{candidate.name}: the token is a member of a group already")
-            if search(candidate.connection, session, record_search(), deadline):
+                    label = shown.get(ck.CKA_LABEL, b"")
+                    if is_domain_label(label):
+                        named = label.decode(errors="replace")
+                        raise NotServable(
+                            f'{candidate.name}: the token is a member of a group already: it holds the "{named}" '
+                            "(initialise it anew if that group is no more, or was never made)"
+                        )
+            records = search(candidate.connection, session, record_search(), deadline)
+            if set(records) - set(search(candidate.connection, session, record_search(_TRIAL), deadline)):
                 raise NotServable(f"{candidate.name}: the token holds records of a group already")
-            return len(search(candidate.connection, session, (), deadline))
+            return len(search(candidate.connection, session, (), deadline)) - len(records)
     except (MemberLost, SessionRefused, SearchFailed) as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
 
@@ -91,15 +100,17 @@ def check_records(candidate: Candidate) -> None:
         boolean(ck.CKA_TOKEN, True),
         boolean(ck.CKA_PRIVATE, True),
         Attribute(ck.CKA_APPLICATION, APPLICATION),
-        Attribute(ck.CKA_LABEL, b"trial"),
+        Attribute(ck.CKA_LABEL, _TRIAL),
         Attribute(ck.CKA_VALUE, bytes(4096)),
     )
     try:
         with housekeeping(candidate.connection, deadline) as session:
+            for left in search(candidate.connection, session, record_search(_TRIAL), deadline):
+                destroy(candidate.connection, session, left, deadline)  # by a command that was killed here
             rv, real = create(candidate.connection, session, template, deadline)
             if rv == ck.CKR_OK:
                 destroy(candidate.connection, session, real, deadline)
-    except (MemberLost, SessionRefused) as reason:
+    except (MemberLost, SessionRefused, SearchFailed) as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
     if rv != ck.CKR_OK:
         what = "the token cannot hold the group's records, which are private data objects"

@@ -78,7 +78,6 @@ def restore_onto(candidate: Candidate, backup: Backup, allow_open_doors: bool = 
     held, stale = _held(candidate, backup)
     connection.domain.clear()
     connection.domain.update({key: on_token.handles for key, on_token in held.items()})
-    kept = {real for handles in connection.domain.values() for real in handles}
     put = tuple(key for key in (*AES_KEYS, *backup.pairs) if key not in held)
     try:
         _remove(candidate, stale)
@@ -92,7 +91,7 @@ def restore_onto(candidate: Candidate, backup: Backup, allow_open_doors: bool = 
             raise NotServable(f"{candidate.name}: {doors[0]} (--allow-open-doors takes the token all the same)")
         _compare(candidate, backup)
     except BaseException:
-        remove_domain_keys([candidate], kept)
+        remove_domain_keys([candidate], backup.group_id, held)
         raise
     return Restored(put, doors)
 
@@ -108,7 +107,10 @@ def refuse_strangers(candidate: Candidate, group_id: bytes) -> None:
                     shown = read_attributes(candidate.connection, session, real, (ck.CKA_LABEL,), deadline)
                     label = shown.get(ck.CKA_LABEL, b"")
                     if is_domain_label(label) and label != domain_label(group_id):
-                        raise NotServable(f"{candidate.name}: the token is a member of another group")
+                        named = label.decode(errors="replace")
+                        raise NotServable(
+                            f'{candidate.name}: the token is a member of another group: it holds the "{named}"'
+                        )
     except _TROUBLE as reason:
         raise NotServable(f"{candidate.name}: {reason}") from None
 

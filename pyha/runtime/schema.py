@@ -115,7 +115,7 @@ def _uri(table: Table) -> uri.TokenUri:
     except uri.UriError as error:
         table.complain("uri", str(error))
         return uri.TokenUri()
-    for complaint in _uri_complaints(address):
+    for complaint in uri_complaints(address):
         table.complain("uri", complaint)
     return address
 
@@ -125,7 +125,8 @@ _MEMBER_ATTRIBUTES = {
 }  # fmt: skip
 
 
-def _uri_complaints(address: uri.TokenUri) -> list[str]:
+def uri_complaints(address: uri.TokenUri) -> list[str]:
+    """What is wrong with the URI of a member, a sentence each that does not name it."""
     found = [
         f"the attribute {name} has no place here: token, serial, manufacturer, model and slot-id name a token"
         for name in address.stated()

@@ -2,6 +2,7 @@
 it."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,13 +15,14 @@ from typing import Any
 import pytest
 
 from pyha.abi.native import module_path
-from pyha.cli import config_write, group_add, introducing
+from pyha.cli import config_edit, config_write, group_add, introducing
 from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings, Role
 from pyha.runtime import config
 from pyha.runtime.domain_keys import NotServable
-from pyha.runtime.settings import GroupSettings, LogLevel
+from pyha.runtime.settings import Configuration, GroupSettings, LogLevel
+from tests.application import Template, application
 from tests.client import aes_key, client, ec_pair, helpers
 from tests.domain_tools import Place, delete_domain_objects, domain_objects, places
 from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
@@ -143,6 +145,8 @@ def test_without_a_backup_it_says_what_is_missing_and_changes_nothing(added: Add
     [
         (("--backup", "x"), "--backup needs --key"),
         (("--name", f"{LABEL}-1"), f'"{LABEL}" has a member "{LABEL}-1" already'),
+        (("--environment", "HOME"), "--environment HOME is not NAME=VALUE"),
+        (("--reserved", "/x=1"), "--reserved is for /x, which is the module-path of no member"),
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
@@ -154,6 +158,84 @@ def test_mistakes_are_named(added: Added, more: tuple[str, ...], sentence: str) 
 def test_a_member_cannot_be_added_twice(added: Added) -> None:
     status, error = added.add(added.place.tokens[0], *added.opening)
     assert (status, f'its token is the member {LABEL}-0 of "{LABEL}" already' in error) == (2, True), error
+
+
+ADDRESSES = {
+    "softhsm": "softhsm is no PKCS #11 URI of a token: it does not begin with pkcs11:",
+    "pkcs11:token=a": "pkcs11:token=a: the attribute module-path is missing",
+    "pkcs11:token=a?module-path=libsofthsm2.so": "the attribute module-path is not an absolute path",
+    f"pkcs11:token=a?module-path={MODULE}&pin-value=98761234": "a URI with pin-value is refused",
+    f"pkcs11:token=a?pin-value=98761234&pin-value=98761234&module-path={MODULE}": "pin-value is there twice",
+}
+
+
+@pytest.mark.parametrize("more", [(), ("--disabled",)], ids=["add", "disabled"])
+def test_an_address_that_is_none_is_named_without_its_pin(added: Added, more: tuple[str, ...]) -> None:
+    for address, sentence in ADDRESSES.items():
+        status, error = added("add", address, *more)
+        assert (status, sentence in error, "98761234" in error, error.count("\n")) == (2, True, False, 1), error
+
+
+def test_a_token_that_is_not_initialised_becomes_no_member(added: Added) -> None:
+    text = added.place.conf.read_text()
+    store = re.findall(r"Slot (\d+)\n(?:(?!Slot ).*\n)*?.*Initialized: +no", _slots(added.token))
+    address = f"pkcs11:slot-id={store[0]}?module-path={MODULE}"
+    environment = f"SOFTHSM2_CONF={added.token.conf}"
+    for more in ((), ("--disabled",)):
+        pin = f"file:{added.place.pin}"
+        status, error = added("add", address, "--environment", environment, "--pin-source", pin, *more)
+        assert (status, error) == (2, f"pyha: slot {store[0]}: the token is not initialised\n")
+    assert added.place.conf.read_text() == text
+
+
+def _slots(token: SoftHSMToken) -> str:
+    command = ["softhsm2-util", "--show-slots"]
+    shown = subprocess.run(command, env={**os.environ, **token.environment}, check=True, capture_output=True, text=True)
+    return shown.stdout
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_what_is_kept_stands_beside_what_is_called_the_same(added: Added) -> None:
+    """The token held other objects under the names that objects of the group have, one equal to one of the group, and a
+    key that must not leave it."""
+    key: Template = {
+        ck.CKA_CLASS: ck.CKO_SECRET_KEY,
+        ck.CKA_KEY_TYPE: ck.CKK_AES,
+        ck.CKA_TOKEN: True,
+        ck.CKA_ID: b"1",
+        ck.CKA_EXTRACTABLE: True,
+        ck.CKA_SENSITIVE: False,
+    }
+    data: Template = {ck.CKA_CLASS: ck.CKO_DATA, ck.CKA_TOKEN: True, ck.CKA_LABEL: b"data", ck.CKA_APPLICATION: b"app"}
+
+    def held(token: SoftHSMToken) -> list[tuple[bytes | None, bytes | None]]:
+        with application(MODULE, token.environment, token.label, token.pin) as app:
+            found = [each for names in ({ck.CKA_ID: b"1"}, {ck.CKA_LABEL: b"data"}) for each in app.find(names)]
+            shown = [app.read(each, ck.CKA_LABEL, ck.CKA_VALUE) for each in found]
+            return sorted((each[ck.CKA_LABEL], each[ck.CKA_VALUE]) for each in shown)
+
+    with application(module_path(), {"PYHA_CONF": str(added.place.conf)}, LABEL, "1234") as app:
+        for label, value in ((b"same", b"G"), (b"equal", b"E")):
+            app.create({**key, ck.CKA_LABEL: label, ck.CKA_VALUE: 32 * value})
+        app.create({**data, ck.CKA_VALUE: b"group"})
+    with application(MODULE, added.token.environment, added.token.label, "1234") as app:
+        for label, value in ((b"same", b"F"), (b"equal", b"E")):
+            app.create({**key, ck.CKA_LABEL: label, ck.CKA_VALUE: 32 * value})
+        app.create({**data, ck.CKA_VALUE: b"foreign"})
+        stays = {**key, ck.CKA_LABEL: b"stays", ck.CKA_ID: b"2", ck.CKA_EXTRACTABLE: False, ck.CKA_VALUE: bytes(32)}
+        app.create(stays)
+    status, error = added.add(added.token, "--existing", "keep", *added.opening)
+    assert status == 0, error
+    lines = [
+        f'pyha: warning: conflict secret key "stays" id 32 on {LABEL}-{index}: it must not leave' for index in (0, 1)
+    ]
+    assert all(line in error for line in lines), error
+    expected = sorted(
+        [(b"same", 32 * b"G"), (b"same", 32 * b"F"), (b"equal", 32 * b"E"), (b"data", b"group"), (b"data", b"foreign")]
+    )
+    assert [held(each) for each in (added.token, *added.place.tokens)] == [expected] * 3
+    words = ["--pin-source", f"file:{added.place.pin}", "--dry-run"]
+    assert added("sync", *words)[0] == 1, "the key that stays where it is, and nothing else, is left"
 
 
 @pytest.mark.usefixtures("nobody_runs")
@@ -202,7 +284,7 @@ def test_running_applications_take_a_new_member_in_and_nothing_deleted_comes_bac
         gone = aes_key(app, session, b"gone")
         _, before = ec_pair(app, session, b"before")
 
-        def introduce(*arguments: Any) -> int:
+        def introduce(*arguments: Any) -> Any:
             """The application deletes what was copied to the new member already, of which it knows nothing yet."""
             steps = real(*arguments)
             assert app.destroy(session, gone) == ck.CKR_OK
@@ -267,7 +349,7 @@ def test_a_member_that_was_away_is_added_again_and_brings_nothing_back(added: Ad
 def test_a_resync_that_fails_leaves_the_configuration_as_it_was(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
     before = added.group
 
-    def introduce(*arguments: Any) -> int:
+    def introduce(*arguments: Any) -> Any:
         raise NotServable("a member was lost")
 
     monkeypatch.setattr(group_add, "introduce", introduce)
@@ -295,7 +377,7 @@ def test_a_host_knows_of_a_member_that_another_host_fills(added: Added, tmp_path
         gone = aes_key(app, session, b"gone")
         real = introducing.introduce
 
-        def introduce(*arguments: Any) -> int:
+        def introduce(*arguments: Any) -> Any:
             steps = real(*arguments)
             assert app.destroy(session, gone) == ck.CKR_OK
             return steps
@@ -312,13 +394,85 @@ def test_a_host_knows_of_a_member_that_another_host_fills(added: Added, tmp_path
     assert ["stays" in objects(each) for each in (added.token, *added.place.tokens)] == [True] * 3
 
 
+@pytest.mark.usefixtures("nobody_runs")
 def test_disabled_only_writes_the_configuration(added: Added) -> None:
     status, error = added.add(added.token, "--disabled", *added.opening)
     assert (status, "--disabled only writes the member into the configuration" in error) == (2, True), error
     assert len(added.group.members) == 2
     for _ in range(2):
-        assert added.add(added.token, "--disabled") == (0, "")
+        assert added.add(added.token, "--disabled", "--standby") == (0, "")
     assert [each.enabled for each in added.group.members] == [True, True, False]
+    # What it was meant to be it stays.
+    assert added.add(added.token, *added.opening) == (0, "")
+    assert [each.enabled for each in added.group.members] == [True] * 3
+    assert [each.role for each in added.group.members] == [Role.ACTIVE, Role.ACTIVE, Role.STANDBY]
+
+
+def between(monkeypatch: pytest.MonkeyPatch, what: Callable[[], None]) -> None:
+    """Another administrator does something right before the next command writes the configuration."""
+    real = config_edit.edit
+
+    def edit(path: str, change: config_edit.Change) -> Configuration:
+        monkeypatch.setattr(config_edit, "edit", real)
+        what()
+        return real(path, change)
+
+    monkeypatch.setattr(config_edit, "edit", edit)
+
+
+def test_of_two_that_make_members_known_at_once_none_is_lost(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
+    namesake = SoftHSM(added.place.directory / "other").token(added.token.label)
+    between(monkeypatch, lambda: _done(added.add(namesake, "--disabled")))
+    assert added.add(added.token, "--disabled") == (0, "")
+    serials = [each.uri.serial for each in added.group.members[2:]]
+    assert serials == [namesake.serial, added.token.serial]
+    names = [each.name for each in added.group.members[2:]]
+    assert names == [added.token.label, f"{added.token.label}-{added.token.serial}"]
+    # The same token twice is one member.
+    assert added("remove", namesake.serial)[0] == added("remove", added.token.serial)[0] == 0
+    between(monkeypatch, lambda: _done(added.add(added.token, "--disabled")))
+    assert added.add(added.token, "--disabled") == (0, "")
+    assert [each.uri.serial for each in added.group.members[2:]] == [added.token.serial]
+
+
+def _done(outcome: tuple[int, str]) -> None:
+    assert outcome == (0, "")
+
+
+@pytest.mark.usefixtures("nobody_runs")
+def test_what_others_change_while_a_token_is_filled_stays(added: Added, monkeypatch: pytest.MonkeyPatch) -> None:
+    namesake = SoftHSM(added.place.directory / "other").token(f"{LABEL}-other")
+    real = introducing.introduce
+    meanwhile: list[Callable[[], None]] = []
+
+    def introduce(*arguments: Any) -> Any:
+        outcome = real(*arguments)
+        meanwhile.pop()()
+        return outcome
+
+    def changed() -> None:
+        status, error = added.add(namesake, *added.opening)
+        assert (status, "another command makes tokens members in" in error) == (2, True), error
+        _done(added.add(namesake, "--disabled"))
+        _done(added("standby", f"{LABEL}-1"))
+        _done(added("standby", added.token.label))
+
+    monkeypatch.setattr(group_add, "introduce", introduce)
+    meanwhile.append(changed)
+    assert added.add(added.token, *added.opening)[0] == 0
+    members = [(each.name, each.role, each.enabled) for each in added.group.members]
+    assert members == [
+        (f"{LABEL}-0", Role.ACTIVE, True),
+        (f"{LABEL}-1", Role.STANDBY, True),
+        (f"{LABEL}-2", Role.STANDBY, True),
+        (f"{LABEL}-other", Role.ACTIVE, False),
+    ]
+    # Who takes the member out again meanwhile has the last word.
+    _done(added("remove", added.token.label))
+    meanwhile.append(lambda: _done(added("remove", added.token.label)))
+    expected = f'pyha: {added.token.label} was taken out of "{LABEL}" by somebody else meanwhile\n'
+    assert added.add(added.token) == (2, expected)
+    assert [each.name for each in added.group.members] == [f"{LABEL}-0", f"{LABEL}-1", f"{LABEL}-other"]
 
 
 KILLED = """

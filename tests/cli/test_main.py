@@ -197,3 +197,18 @@ def test_a_reader_that_went_away_is_no_traceback(file: Path) -> None:
     finally:
         os.close(write_end)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def test_an_output_that_cannot_be_written_is_named(file: Path) -> None:
+    command = [sys.executable, "-m", "pyha.cli.main", "config", "check", str(file)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (2, b"pyha: No space left on device\n")
+
+
+def test_closed_streams_change_nothing_of_the_exit_status(file: Path) -> None:
+    command = [sys.executable, "-m", "pyha.cli.main", "config", "check"]
+    script = '"$@" <&- >&- 2>&-'
+    for path, status in ((str(file), 0), ("/no/such/file", 1)):
+        done = subprocess.run(["sh", "-c", script, "sh", *command, path], timeout=60, check=False)
+        assert done.returncode == status
