@@ -6,13 +6,16 @@ Nothing here sleeps: a plan is in force for the next call once it is in place, a
 import ctypes
 import os
 import select
+import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pyha.cli import chaos_plan
 from pyha.cli.main import main
+from tests.client import wait_for_end
 from tests.integration.conftest import TestGroup
 from tests.softhsm import MODULE
 
@@ -66,6 +69,21 @@ class Plan:
         with _watched(self.path.parent) as changed:
             while not happened():
                 assert changed(limit - time.monotonic()), "nothing came"
+
+    def killed(self, process: "subprocess.Popen[str]") -> None:
+        """Kill a process and the helpers that obey the plan: one that hung would go on with its call when its line goes
+        from the plan."""
+        wanted = f"PYHA_CHAOS_PLAN={self.path}".encode()
+        obeying = []
+        for entry in Path("/proc").iterdir():
+            with suppress(OSError):
+                if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
+                    obeying.append(int(entry.name))
+        process.kill()
+        for pid in obeying:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        wait_for_end(obeying)
 
     def wait_for(self, function: str, times: int = 1) -> None:
         """Until calls of a function have met an entry so many times."""

@@ -139,10 +139,10 @@ def domain_objects(token: SoftHSMToken) -> list[str]:
     )
     classes = []
     for line in done.stdout.splitlines():
-        if " Key Object" in line:
-            classes.append(line.split(" Key Object")[0])
-        elif "label:" in line and "pyha domain key" not in line:
-            classes.pop()
+        if not line.startswith(" "):
+            kind, _, key = line.partition(" Key Object")
+        elif "label:" in line and "pyha domain key" in line and key:
+            classes.append(kind)
     return sorted(classes)
 
 
@@ -174,8 +174,9 @@ def delete_domain_objects(token: SoftHSMToken, *kinds: str) -> None:
         )
 
 
-def _plain(template: Attributes) -> Template:
-    return {each.type: _plain(each.value) if isinstance(each.value, tuple) else each.value for each in template}
+def plain(template: Attributes) -> Template:
+    """A template of the product as the tests' own application takes it."""
+    return {each.type: plain(each.value) if isinstance(each.value, tuple) else each.value for each in template}
 
 
 def put_sealed(
@@ -185,7 +186,7 @@ def put_sealed(
     `changes`: of its attributes; None for one that it shall not have."""
     token = place.tokens[index]
     named = {ck.CKA_ID: domain_id(place.group.id, DomainKey.SEALED)}
-    full = {**_plain(aes_template(place.group.id, DomainKey.SEALED)), **(changes or {})}
+    full = {**plain(aes_template(place.group.id, DomainKey.SEALED)), **(changes or {})}
     template = {kind: wanted for kind, wanted in full.items() if wanted is not None}
     with application(MODULE, token.environment, token.label, token.pin) as app:
         (before,) = app.find({**named, ck.CKA_CLASS: ck.CKO_SECRET_KEY})
@@ -199,10 +200,15 @@ def put_sealed(
         assert not app.read(made, ck.CKA_CHECK_VALUE)[ck.CKA_CHECK_VALUE]
 
 
+def opened_values(place: Place) -> dict[DomainKey, bytes]:
+    """The values of the AES domain keys, out of the backup."""
+    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
+        return {key: bytes(value) for key, value in backup.values.items()}
+
+
 def sealed_value(place: Place) -> bytes:
     """The value of the sealed domain key, out of the backup."""
-    with sealing.open_backup(str(place.backup), str(place.private)) as backup:
-        return bytes(backup.values[DomainKey.SEALED])
+    return opened_values(place)[DomainKey.SEALED]
 
 
 def places(tmp_path_factory: pytest.TempPathFactory, label: str, members: int) -> Iterator[Callable[[Path], Place]]:

@@ -69,6 +69,7 @@ def _filled(path: str, arguments: argparse.Namespace) -> int:
             others = tuple(each for each in group.members if each.uri.serial != member.uri.serial)
             index = len(others)
             trial = replace(group, members=(*others, member))
+            config_edit.checked(with_group(before, trial))
             runtime = open_ones.enter_context(gathered(path, trial, shared, without=index))
             if not runtime.value.present():
                 raise Mistake(f'no member of "{group.label}" can be reached, with which the token could be compared')

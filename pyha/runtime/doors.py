@@ -9,8 +9,11 @@ Sources: SEMANTICS.md section 5 (domain keys); REPLICATION.md (MODIFIABLE, COPYA
 from enum import StrEnum
 
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.functions import Route
+from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Mechanism, Out, Template
+from pyha.cryptoki.verdicts import Verdict, verdict
 from pyha.ha.domain import AES_KEYS, OAEP, DomainKey, wrapping_mechanism
 from pyha.ha.identity import flag, ulong
 from pyha.runtime.domain_keys import Candidate, NotServable
@@ -19,7 +22,8 @@ from pyha.runtime.member import Connection, MemberLost, SessionRefused
 
 
 class DoorState(StrEnum):
-    """What a try has shown. `UNTRIED`: the token does not even make the trial key."""
+    """What a try has shown. `UNTRIED`: nothing, because the token does not even make the trial key, or fails in a way
+    that says nothing of the door."""
 
     SHUT = "shut"
     OPEN = "open"
@@ -47,7 +51,8 @@ class Door:
     state: DoorState
 
     def __str__(self) -> str:
-        return f"the {self.key.value} domain key {self.way.value}"
+        unknown = "it cannot be found out whether " if self.state is DoorState.UNTRIED else ""
+        return f"{unknown}the {self.key.value} domain key {self.way.value}"
 
 
 _SET = ((Way.SET_DECRYPT, ck.CKA_DECRYPT), (Way.SET_EXTRACTABLE, ck.CKA_EXTRACTABLE))
@@ -76,34 +81,41 @@ def _of_key(connection: Connection, session: int, key: DomainKey, deadline: floa
     real = connection.domain[key].unwrapping
     found = []
     for way, attribute in _SET:
-        found.append(Door(key, way, _state(_can_set(connection, session, real, attribute, deadline))))
+        found.append(Door(key, way, _set(connection, session, real, attribute, deadline)))
     for way, attribute in _COPY:
         copy = (boolean(ck.CKA_TOKEN, False), boolean(attribute, True))
         rv, _ = make(connection, "C_CopyObject", deadline, session, real, copy, None)
-        found.append(Door(key, way, _state(rv == ck.CKR_OK)))
+        found.append(Door(key, way, _answered(rv)))
     other = connection.domain[DomainKey.OPEN if key is DomainKey.SEALED else DomainKey.SEALED].wrapping
     padded = Mechanism(ck.CKM_AES_KEY_WRAP_PAD)
     rv, _ = connection.call("C_WrapKey", deadline, session, padded, other, real, Out(8192))
-    found.append(Door(key, Way.WRAP, _state(rv == ck.CKR_OK)))
+    found.append(Door(key, Way.WRAP, _answered(rv)))
     by_hand = Mechanism(ck.CKM_AES_ECB) if key in AES_KEYS else OAEP
     rv, _ = connection.call("C_DecryptInit", deadline, session, by_hand, real)
     if rv == ck.CKR_OK:
         connection.call("C_Decrypt", deadline, session, bytes(16), Out(1024))
-    found.append(Door(key, Way.DECRYPT, _state(rv == ck.CKR_OK)))
+    found.append(Door(key, Way.DECRYPT, _answered(rv)))
     if key in _UNSEALING:
         found.append(Door(key, Way.UNWRAP, _unseals(connection, session, key, deadline)))
     return found
 
 
-def _state(stands_open: bool) -> DoorState:
-    return DoorState.OPEN if stands_open else DoorState.SHUT
+def _answered(rv: int) -> DoorState:
+    """What the answer to a try says: a door is shut where the token refuses, not where the session, the login or the
+    handle is gone, or the token fails without a reason. Raises MemberLost."""
+    if rv == ck.CKR_OK:
+        return DoorState.OPEN
+    judgement = verdict(Route.CREATE, rv)
+    if judgement is Verdict.MEMBER_LOST:
+        raise MemberLost(f"a door of its domain keys answered {rv_name(rv)}")
+    return DoorState.SHUT if judgement is Verdict.ANSWER else DoorState.UNTRIED
 
 
-def _can_set(connection: Connection, session: int, real: int, attribute: int, deadline: float) -> bool:
-    if connection.call("C_SetAttributeValue", deadline, session, real, (boolean(attribute, True),))[0] != ck.CKR_OK:
-        return False
-    connection.call("C_SetAttributeValue", deadline, session, real, (boolean(attribute, False),))
-    return True
+def _set(connection: Connection, session: int, real: int, attribute: int, deadline: float) -> DoorState:
+    rv, _ = connection.call("C_SetAttributeValue", deadline, session, real, (boolean(attribute, True),))
+    if rv == ck.CKR_OK:
+        connection.call("C_SetAttributeValue", deadline, session, real, (boolean(attribute, False),))
+    return _answered(rv)
 
 
 def _unseals(connection: Connection, session: int, key: DomainKey, deadline: float) -> DoorState:
@@ -132,7 +144,8 @@ def _unseals(connection: Connection, session: int, key: DomainKey, deadline: flo
     wrapped = results[4][1]
     rv, copy = make(connection, "C_UnwrapKey", deadline, session, mechanism, handles.unwrapping, wrapped, loose, None)
     if rv != ck.CKR_OK:
-        return DoorState.SHUT
+        return _answered(rv)
     # A module may take the template and let the domain key's own unwrap template win: what came out counts.
     shown = read_attributes(connection, session, copy, (ck.CKA_EXTRACTABLE, ck.CKA_SENSITIVE), deadline)
-    return _state(flag(shown.get(ck.CKA_EXTRACTABLE)) or not flag(shown.get(ck.CKA_SENSITIVE)))
+    guarded = flag(shown.get(ck.CKA_SENSITIVE)) and not flag(shown.get(ck.CKA_EXTRACTABLE))
+    return DoorState.SHUT if guarded else DoorState.OPEN

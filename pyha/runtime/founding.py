@@ -87,9 +87,9 @@ def require_new(candidate: Candidate) -> int:
 
 
 def open_doors(candidate: Candidate) -> tuple[str, ...]:
-    """The ways by which a holder of the PIN could undo the domain keys' protection on this token, a phrase each; empty
-    where all are shut. Raises NotServable."""
-    return tuple(str(door) for door in try_doors(candidate) if door.state is DoorState.OPEN)
+    """The ways by which a holder of the PIN could undo the domain keys' protection on this token, or that could not be
+    tried, a phrase each; empty where all are shut. Raises NotServable."""
+    return tuple(str(door) for door in try_doors(candidate) if door.state is not DoorState.SHUT)
 
 
 def check_records(candidate: Candidate) -> None:

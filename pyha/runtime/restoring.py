@@ -117,7 +117,7 @@ def refuse_strangers(candidate: Candidate, group_id: bytes) -> None:
 
 def _held(candidate: Candidate, backup: Backup) -> tuple[dict[DomainKey, DomainKeyOnToken], list[int]]:
     """The keys of the backup that the token has whole; and the real handles of halves, which a restore that was
-    interrupted left. Raises NotServable where one is another key."""
+    interrupted left, and of what two of them at once have left twice. Raises NotServable where one is another key."""
     try:
         halves = find_halves(candidate.connection, backup.group_id, candidate.deadline())
     except (NotAdmitted, *_TROUBLE) as reason:
@@ -133,10 +133,13 @@ def _held(candidate: Candidate, backup: Backup) -> tuple[dict[DomainKey, DomainK
                     f"{candidate.name}: the token holds another {key.value} domain key than the backup: "
                     f"{half.fingerprint.hex()}, expected {expected}"
                 )
-        if key not in AES_KEYS and len(found) == 1:
+        classes = {half.object_class for half in found}
+        if len(found) > len(classes) and all(half.fingerprint == expected.check for half in found):
+            stale += (half.real for half in found)
+        elif key not in AES_KEYS and len(found) == 1:
             stale.append(found[0].real)
-            continue
-        held[key] = _whole(candidate, key, found)
+        else:
+            held[key] = _whole(candidate, key, found)
     return held, stale
 
 

@@ -2,6 +2,7 @@
 was."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,13 +14,22 @@ import pytest
 from pyha.abi.native import module_path
 from pyha.cli import chaos_plan, sealing
 from pyha.cryptoki import constants as ck
-from pyha.ha.domain import AES_KEYS, DomainKey, domain_id, domain_label
+from pyha.ha.domain import AES_KEYS, DomainKey, aes_template, domain_id, domain_label
 from tests import memory
 from tests.application import Template, application
 from tests.chaos import Plan
-from tests.domain_tools import PASSPHRASE, Domain, Place, delete_domain_objects, domain_objects, places
+from tests.domain_tools import (
+    PASSPHRASE,
+    Domain,
+    Place,
+    delete_domain_objects,
+    domain_objects,
+    opened_values,
+    places,
+    plain,
+)
 from tests.memory import Hit
-from tests.softhsm import MODULE, SoftHSM
+from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
 
 EVERY = ("secrkey", "secrkey", "privkey", "privkey", "pubkey", "pubkey")
 ALL = ["Private", "Private", "Public", "Public", "Secret", "Secret"]
@@ -133,11 +143,10 @@ def test_a_token_with_other_keys_is_refused_and_left_alone(domain: Domain) -> No
 def test_what_was_put_is_taken_back_where_a_later_step_fails(domain: Domain) -> None:
     lost = domain.place.tokens[1]
     delete_domain_objects(lost, *EVERY)
-    plan = Plan(domain.place.directory / "plan")
-    uri = f"pkcs11:token=restored-1?module-path={chaos_plan.chaos_module()}"
-    settings = {**lost.environment, **plan.environment}
-    environment = [word for name, value in settings.items() for word in ("--environment", f"{name}={value}")]
+    plan, uri, environment = _behind_faults(domain, lost)
     for fault, says in (
+        ("C_CreateObject -> answer CKR_TOKEN_WRITE_PROTECTED", "private data objects: CKR_TOKEN_WRITE_PROTECTED"),
+        ("C_CreateObject from=3 -> answer CKR_DEVICE_MEMORY", "does not take the open domain key: CKR_DEVICE_MEMORY"),
         ("C_UnwrapKey nth=2 -> answer CKR_FUNCTION_FAILED", "does not take the open-rsa domain key: CKR_FUNCTION_FAIL"),
         ("C_SetAttributeValue nth=1 -> answer CKR_OK", "can be given CKA_DECRYPT (--allow-open-doors takes the token"),
     ):
@@ -151,6 +160,83 @@ def test_what_was_put_is_taken_back_where_a_later_step_fails(domain: Domain) -> 
     assert status == 0
     assert "pyha: warning: restored-1: the sealed domain key can be given CKA_DECRYPT\n" in err
     assert domain_objects(lost) == ALL
+
+
+def _behind_faults(domain: Domain, token: SoftHSMToken) -> tuple[Plan, str, list[str]]:
+    """A token behind a module of faults: its plan, its URI, and how the command finds both."""
+    plan = Plan(domain.place.directory / "plan")
+    settings = {**token.environment, **plan.environment}
+    environment = [word for name, value in settings.items() for word in ("--environment", f"{name}={value}")]
+    return plan, f"pkcs11:token={token.label}?module-path={chaos_plan.chaos_module()}", environment
+
+
+def test_killed_at_any_step_it_is_run_again_and_nothing_half_is_used(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    delete_domain_objects(lost, *EVERY)
+    plan, uri, environment = _behind_faults(domain, lost)
+    words = ["restore", "restored", uri, "--backup", str(domain.place.backup), "--key", str(domain.place.private)]
+    words += ["--pin-source", f"file:{domain.place.pin}", "--config", str(domain.place.conf), *environment]
+    for fault, there in (
+        ("C_DestroyObject nth=1 -> hang", []),  # of the record by which the token is tried
+        ("C_CreateObject nth=3 -> hang", ["Secret"]),
+        ("C_UnwrapKey nth=1 -> hang", ["Public", "Secret", "Secret"]),
+        ("C_UnwrapKey nth=2 -> hang", ["Private", "Public", "Public", "Secret", "Secret"]),
+    ):
+        plan.set(fault)
+        fired = plan.count(fault)
+        with subprocess.Popen([sys.executable, "-m", "pyha.cli.main", "domain", *words], text=True) as process:
+            plan.wait(lambda fault=fault, fired=fired: plan.count(fault) > fired)  # type: ignore[misc]
+            plan.killed(process)
+        assert domain_objects(lost) == there, fault
+        status, out, _ = domain("show", "restored")
+        assert status == 1
+        assert "restored-1: its " in out
+    domain.place.reconfigure()
+    with application(module_path(), {"PYHA_CONF": str(domain.place.conf)}, "restored", "1234") as app:
+        app.generate(ck.CKM_AES_KEY_GEN, {ck.CKA_VALUE_LEN: 32, ck.CKA_TOKEN: True, ck.CKA_LABEL: b"made"})
+    assert "restored-1 lost: not a member any more: its open-rsa domain key is not whole" in domain.place.logged()
+    with application(MODULE, lost.environment, lost.label, lost.pin) as app:
+        assert app.find({ck.CKA_LABEL: b"made"}) == []
+    plan.set()
+    status, out, err = domain.restore(uri, *environment, label="restored")
+    assert (status, out, err) == (0, "restored-1: restored open-rsa\n", "")
+    assert domain_objects(lost) == ALL
+    assert domain("verify", "restored")[0] == 0
+
+
+def test_twins_that_two_restores_at_once_have_left_are_made_one(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    with application(MODULE, lost.environment, lost.label, lost.pin) as app:
+        for key in (DomainKey.SEALED, DomainKey.OPEN):
+            value = opened_values(domain.place)[key]
+            app.create({**plain(aes_template(domain.place.group.id, key)), ck.CKA_VALUE: value})
+    assert len(domain_objects(lost)) == 8
+    assert "restored-1: it has several sealed domain keys" in domain("show", "restored")[1]
+    assert domain.restore("restored-1", label="restored")[0] == 0
+    assert domain_objects(lost) == ALL
+    assert domain("show", "restored")[0] == 0
+
+
+def test_a_store_that_is_read_only_is_named_and_nothing_is_left(domain: Domain) -> None:
+    lost = domain.place.tokens[1]
+    delete_domain_objects(lost, *EVERY)
+    store = lost.conf.parent / "tokens"
+    (files,) = (each for each in store.iterdir() if lost.serial[-8:] in each.name.replace("-", ""))
+    before = sorted(each.name for each in files.iterdir())
+    words = ["restore", "restored", "restored-1", "--backup", str(domain.place.backup)]
+    words += ["--key", str(domain.place.private), "--pin-source", f"file:{domain.place.pin}"]
+    # Modes bind root too once it may not override them.
+    bound = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    command = [*bound, sys.executable, "-m", "pyha.cli.main", "domain", *words, "--config", str(domain.place.conf)]
+    files.chmod(0o500)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finally:
+        files.chmod(0o700)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
+    assert done.stderr.startswith("pyha: restored-1: the token cannot hold the group's records")
+    assert sorted(each.name for each in files.iterdir()) == before
+    assert domain.restore("restored-1", label="restored")[0] == 0
 
 
 def test_a_wrong_pin_costs_one_try_on_one_token(domain: Domain, tmp_path: Path) -> None:

@@ -10,14 +10,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
+from pyha.cli import config_edit, group_create
+from pyha.cli.chaos_plan import chaos_module
+from pyha.cli.errors import Mistake
 from pyha.cli.main import main
-from pyha.runtime import config
+from pyha.runtime import config, founding
 from pyha.runtime.naming import group_serial
+from pyha.runtime.settings import Configuration
+from tests.chaos import Plan
+from tests.domain_tools import domain_objects
 from tests.softhsm import MODULE, SoftHSM, SoftHSMToken
 
 
@@ -118,6 +125,66 @@ def test_no_pin_and_no_key_reaches_the_configuration(
     text = pyha.conf.read_text()
     assert "1234" not in text.replace(config.load(str(pyha.conf)).groups[0].id.hex(), "").split("[group.token]")[0]
     assert not {"pin-value", "key", "secret"} & set(tomllib.loads(text)["group"][0])
+
+
+def test_a_door_that_stands_open_refuses_the_token_unless_the_operator_says_so(
+    pyha: Command, softhsm: SoftHSM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = softhsm.token("hsm-0")
+    plan, backup, pem = Plan(tmp_path / "plan"), tmp_path / "backup", tmp_path / "public.pem"
+    pem.write_bytes(
+        rsa.generate_private_key(65537, 2048)
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    )
+    more: tuple[str, ...] = ("--backup-to", str(pem), "--backup", str(backup))
+    for name, value in {**token.environment, **plan.environment}.items():
+        more += ("--environment", f"{name}={value}")
+    plan.set("C_CopyObject nth=1 -> answer-after CKR_OK", "C_CopyObject nth=1 -> write 0 hex:ffffff7f00000000")
+    status, _, err = pyha.create(uri("hsm-0", str(chaos_module())), more=more)
+    assert (status, err.count("\n")) == (2, 1)
+    assert "hsm-0: the sealed domain key can be copied with CKA_DECRYPT (--allow-open-doors takes the token" in err
+    assert (domain_objects(token), pyha.conf.exists(), backup.exists()) == ([], False, False)
+
+    def edit(path: str, change: config_edit.Change) -> Configuration:
+        raise Mistake("somebody has written it meanwhile")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(config_edit, "edit", edit)
+        status, _, err = pyha.create(uri("hsm-0", str(chaos_module())), more=(*more, "--allow-open-doors"))
+    assert status == 2
+    assert (domain_objects(token), pyha.conf.exists(), backup.exists()) == ([], False, False)
+    status, _, err = pyha.create(uri("hsm-0", str(chaos_module())), more=(*more, "--allow-open-doors"))
+    assert (status, backup.exists()) == (0, True)
+    assert err == "pyha: warning: hsm-0: the sealed domain key can be copied with CKA_DECRYPT\n"
+
+
+def test_of_two_that_make_groups_of_one_token_at_once_one_at_most_does(
+    pyha: Command, tokens: Callable[[int], list[SoftHSMToken]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (token,) = tokens(1)
+    other = Command(tmp_path / "other-etc" / "pyha.toml", pyha.pin, pyha.capsys)
+    real = group_create._proved
+    refused = []
+
+    def proved(*arguments: Any) -> Any:
+        """The other one has looked at the token before this one put its keys there."""
+        monkeypatch.setattr(group_create, "_proved", real)
+        with monkeypatch.context() as patch:
+            patch.setattr(founding, "require_new", lambda candidate: 0)
+            refused.append(other.create(uri("hsm-0"), label="other"))
+        return real(*arguments)
+
+    monkeypatch.setattr(group_create, "_proved", proved)
+    assert pyha.create(uri("hsm-0"))[0] == 0
+    ((status, _, err),) = refused
+    assert (status, "the token is a member of another group" in err) == (2, True), err
+    assert not other.conf.exists()
+    assert domain_objects(token) == ["Private", "Private", "Public", "Public", "Secret", "Secret"]
+    # Of one configuration one at a time makes members.
+    with config_edit.at_tokens(str(pyha.conf)):
+        status, _, err = pyha.create(uri("hsm-0"), label="third")
+    assert (status, err.count("\n"), "wait until it has ended" in err) == (2, 1, True)
 
 
 def test_the_backup_opens_with_the_private_key_only(

@@ -145,6 +145,7 @@ def test_without_a_backup_it_says_what_is_missing_and_changes_nothing(added: Add
     [
         (("--backup", "x"), "--backup needs --key"),
         (("--name", f"{LABEL}-1"), f'"{LABEL}" has a member "{LABEL}-1" already'),
+        (("--name", "two\nlines"), "member[2].name: has a character that cannot be printed"),
         (("--environment", "HOME"), "--environment HOME is not NAME=VALUE"),
         (("--reserved", "/x=1"), "--reserved is for /x, which is the module-path of no member"),
     ],
@@ -152,7 +153,7 @@ def test_without_a_backup_it_says_what_is_missing_and_changes_nothing(added: Add
 )
 def test_mistakes_are_named(added: Added, more: tuple[str, ...], sentence: str) -> None:
     status, error = added.add(added.token, *more)
-    assert (status, sentence in error) == (2, True), error
+    assert (status, sentence in error, domain_objects(added.token)) == (2, True, []), error
 
 
 def test_a_member_cannot_be_added_twice(added: Added) -> None:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ from pyha.cli.main import main
 from tests.chaos import Plan
 from tests.domain_tools import domain_objects
 from tests.softhsm import SoftHSM
+
+
+@pytest.fixture(autouse=True)
+def none_is_ignored() -> Iterator[None]:
+    """As where a shell starts a command in the foreground; the tests themselves may run in the background."""
+    before = {each: signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
 
 
 def ended_by(number: signal.Signals) -> None:
@@ -95,6 +105,8 @@ def test_a_group_that_is_not_made_leaves_no_trace_and_can_be_made_again(
     command = [sys.executable, "-m", "pyha.cli.main", *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         plan.wait_for(fault.split()[0])
+        if signals == (signal.SIGKILL,):
+            plan.killed(process)
         for each in signals:
             process.send_signal(each)
         plan.set()
