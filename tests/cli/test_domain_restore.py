@@ -227,6 +227,8 @@ def test_a_store_that_is_read_only_is_named_and_nothing_is_left(domain: Domain) 
     words += ["--key", str(domain.place.private), "--pin-source", f"file:{domain.place.pin}"]
     # Modes bind root too once it may not override them.
     bound = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    if subprocess.run([*bound, "true"], capture_output=True).returncode:
+        pytest.skip("nothing here can be made read-only for this user")
     command = [*bound, sys.executable, "-m", "pyha.cli.main", "domain", *words, "--config", str(domain.place.conf)]
     files.chmod(0o500)
     try:
