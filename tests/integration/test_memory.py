@@ -1,5 +1,6 @@
 """No PIN and no key value stays in memory after its call, or reaches a file: in an application that keeps none itself,
-in what it shares with its helpers, and in the helpers, as far as it is ours and not the vendor library's.
+in what it shares with its helpers, and in the helpers, as far as it is ours and not the vendor library's. Other
+processes get at nothing of a helper.
 """
 
 import base64
@@ -7,6 +8,7 @@ import ctypes
 import os
 import resource
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +28,7 @@ from tests.chaos import LIMIT, Plan
 from tests.domain_tools import Place, copy_place, make_place
 from tests.memory import Hit
 from tests.native_tools import NATIVE, compile_c
+from tests.other_users import as_stranger, as_the_same, needs_users, only_root_by_name, seen
 
 PIN = b"needle in a haystack"
 OTHER = b"a camel for that eye"
@@ -367,6 +370,27 @@ def test_a_helper_writes_no_core_file(place: Place, secretive: Start, tmp_path: 
         app.process.returncode = -os.WTERMSIG(status)
         if not os.WCOREDUMP(status):
             pytest.skip("nothing writes core files here")
+
+
+@needs_users
+def test_helpers_are_closed_to_all_and_the_application_to_strangers(place: Place, secretive: Start) -> None:
+    with secretive(place, preexec_fn=only_root_by_name) as app:
+        for command in ("login", "import 1 1 0", "import 0 0 1"):
+            assert app.do(command) == "0", command
+        pids = helpers(place)
+        assert len(pids) == 2
+        assert {"fd", "environ"} <= seen(as_the_same, app.process.pid), "where it may be, it is"
+        assert seen(as_stranger, app.process.pid) == set()
+        for pid in pids:
+            assert seen(as_the_same, pid) == set()
+            assert seen(as_stranger, pid) == set()
+        sockets = {os.readlink(each) for pid in pids for each in Path(f"/proc/{pid}/fd").iterdir()}
+        named = [line.split() for line in Path("/proc/net/unix").read_text().splitlines() if "/" in line or "@" in line]
+        assert not sockets & {f"socket:[{words[6]}]" for words in named}
+        run = place.directory / "run" / "pyha"
+        assert list(run.iterdir()), "it publishes its status"
+        for path, others in ((run, 0), (place.pin, 0), (place.backup, 0), (place.conf, 0o044)):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 & ~others == 0, path
 
 
 @contextmanager

@@ -1,20 +1,13 @@
-"""What other processes see of an application and its helpers: those of another user that they are there, those of the
-same user nothing of the helpers, where the members' PINs and keys are."""
+"""Processes of another user, or of the same without root's powers: what they can get at of a process. Root only."""
 
 import ctypes
 import json
 import os
-import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-
-from tests.domain_tools import Place
-from tests.integration.test_memory import Start, helpers, kept, place, program, secretive
-
-__all__ = ["kept", "place", "program", "secretive"]  # fixtures
 
 STRANGER = 65533
 _PR_CAPBSET_DROP = 24  # linux/prctl.h
@@ -29,12 +22,12 @@ def _capabilities() -> int:
     return int(status.partition("CapEff:")[2].split()[0], 16)
 
 
-pytestmark = pytest.mark.skipif(
+needs_users = pytest.mark.skipif(
     os.geteuid() != 0 or _capabilities() & _NEEDED != _NEEDED, reason="only root can be several users"
 )
 
 
-def _only_root_by_name() -> None:
+def only_root_by_name() -> None:
     """In a child that goes on to another program: user 0, which may do there what any user may with its own."""
     prctl = ctypes.CDLL(None).prctl
     capability = 0
@@ -43,13 +36,13 @@ def _only_root_by_name() -> None:
     assert capability > 30
 
 
-def _as_the_same() -> None:
-    """In a child: the same as `_only_root_by_name`, at once."""
+def as_the_same() -> None:
+    """In a child: the same as `only_root_by_name`, at once."""
     nothing = (ctypes.c_uint32 * 6)()
     assert ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(_CAPABILITIES_3, 0), nothing) == 0
 
 
-def _as_stranger() -> None:
+def as_stranger() -> None:
     """In a child: another user."""
     os.setgroups([])
     os.setgid(STRANGER)
@@ -85,23 +78,3 @@ def _reached(pid: int) -> list[str]:
         libc.ptrace(_PTRACE_DETACH, pid, None, None)
         found.append("ptrace")
     return found
-
-
-def test_helpers_are_closed_to_all_and_the_application_to_strangers(place: Place, secretive: Start) -> None:
-    with secretive(place, preexec_fn=_only_root_by_name) as app:
-        for command in ("login", "import 1 1 0", "import 0 0 1"):
-            assert app.do(command) == "0", command
-        pids = helpers(place)
-        assert len(pids) == 2
-        assert {"fd", "environ"} <= seen(_as_the_same, app.process.pid), "where it may be, it is"
-        assert seen(_as_stranger, app.process.pid) == set()
-        for pid in pids:
-            assert seen(_as_the_same, pid) == set()
-            assert seen(_as_stranger, pid) == set()
-        sockets = {os.readlink(each) for pid in pids for each in Path(f"/proc/{pid}/fd").iterdir()}
-        named = [line.split() for line in Path("/proc/net/unix").read_text().splitlines() if "/" in line or "@" in line]
-        assert not sockets & {f"socket:[{words[6]}]" for words in named}
-        run = place.directory / "run" / "pyha"
-        assert list(run.iterdir()), "it publishes its status"
-        for path, others in ((run, 0), (place.pin, 0), (place.backup, 0), (place.conf, 0o044)):
-            assert stat.S_IMODE(path.stat().st_mode) & 0o077 & ~others == 0, path
