@@ -22,7 +22,7 @@ _LONGEST = 2**32
 
 _OF_A_PROCESS = (
     *("things", "sessions", "initialized", "_known", "_gone", "_closed", "_runs", "_done", "_searches", "_uncertain"),
-    *("_user", "_read_only", "_logged_in"),
+    *("_user", "_read_only", "_logged_in", "_refused"),
 )
 """What a parent still knows when its child has ended."""
 
@@ -132,6 +132,7 @@ class Lockstep:
         self._made = 0
         self._read_only: set[int] = set()
         self._logged_in = False
+        self._refused = False
 
     # -- arguments ----------------------------------------------------------------------------------------------
 
@@ -215,7 +216,7 @@ class Lockstep:
         self._uncertain.clear()
         self._read_only.clear()
         self._closed = [0, 0]
-        self.initialized = self._logged_in = self._user = False
+        self.initialized = self._logged_in = self._user = self._refused = False
 
     # -- one call -----------------------------------------------------------------------------------------------
 
@@ -234,9 +235,9 @@ class Lockstep:
         bare, slot = answers
         self.last_rv = bare.rv
         self.wrote |= writes
-        self.littered |= (
-            call.makes is not None and bare.rv != ck.CKR_OK and own_faults.writes_token(call, self._on_token)
-        )
+        if call.makes is not None and bare.rv != ck.CKR_OK:
+            self._refused = True
+            self.littered |= own_faults.writes_token(call, self._on_token)
         if bare.rv != slot.rv:
             nonsense = any(
                 isinstance(each, tuple) and each and isinstance(each[0], int) and each[0] > _LONGEST
@@ -486,7 +487,7 @@ class Lockstep:
     # -- searches -----------------------------------------------------------------------------------------------
 
     def _found(self, call: Call, session: int, bare: Any, slot: Any) -> Iterator[Difference]:
-        if len(bare) != len(slot):
+        if len(bare) != len(slot) and not self._refused:
             yield self._not_found(call, len(bare), len(slot))
             return
         search = self._searches.get(session)
@@ -495,11 +496,12 @@ class Lockstep:
         for side, handles in enumerate((bare, slot)):
             for handle in handles:
                 thing = self._known[side].get(handle) or self._recognised(side, call, handle)
-                if thing is None:
-                    yield self._not_found(call, *((handle, 0) if side == 0 else (0, handle)))
-                else:
+                if thing is not None:
                     search[side].append(thing)
-        if len(bare) < (call.arguments[1] or 0):
+                elif side == 1 or not self._refused:
+                    yield self._not_found(call, *((handle, 0) if side == 0 else (0, handle)))
+                # Else it is a part of what SoftHSM refused to make, which it leaves in the session; not so the slot.
+        if max(len(bare), len(slot)) < (call.arguments[1] or 0):
             ours, theirs = ([f"{each.tag!r} {each.kind}" for each in found] for found in search)
             if sorted(ours) != sorted(theirs):
                 yield self._not_found(call, sorted(ours), sorted(theirs))

@@ -59,6 +59,10 @@ FOUND = {
         *(open_session(), log_in(), _secret((ck.CKA_EXTRACTABLE, b"\1\0"))),
         *(_ec_pair(private=((ck.CKA_EXTRACTABLE, b""),)), create("aes", token=b"\1\0")),
     ],
+    "what was refused is not found, and all else is": [
+        *(open_session(), log_in(), create("aes"), create("aes", always_authenticate=False), *_SESSION_OBJECTS),
+        *(Call("C_FindObjectsInit", (S(0), ())), *[Call("C_FindObjects", (S(0), 1))] * 3),
+    ],
     "an empty template changes nothing": [
         *(open_session(), create("aes"), Call("C_SetAttributeValue", (S(0), K("aes"), ()))),
         *(Call("C_CopyObject", (S(0), K("aes"), (), True), ""), *_SESSION_OBJECTS),
