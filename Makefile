@@ -4,7 +4,8 @@ SHELL := /bin/bash
 BIN := .venv/bin
 PACKAGES := gcc libc6-dev libengine-pkcs11-openssl libnss3-dev libnss3-tools libp11-kit-dev opensc openssl p11-kit \
             python3 python3-dev python3-venv softhsm2
-CLIENTS := curl gnutls-bin nginx-light openjdk-17-jdk-headless openssh-client util-linux xxd
+CLIENTS := curl gnutls-bin golang-github-thalesignite-crypto11-dev golang-go nginx-light openjdk-17-jdk-headless \
+           openssh-client stunnel4 util-linux xxd
 
 # Half of the time of a test that kills a member is waiting: more of them fit on a core than one.
 WORKERS ?= 3

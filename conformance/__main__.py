@@ -34,6 +34,7 @@ def missing(suite: Suite) -> str:
     if suite.engine and not list(Path("/usr/lib").glob("*/engines-3/pkcs11.so")):
         lacking.append("OpenSSL's pkcs11 engine")
     lacking += [package for package in suite.node if not (NODE_MODULES / package).is_dir()]
+    lacking += [path for path in suite.paths if not Path(path).exists()]
     return ", ".join(lacking)
 
 

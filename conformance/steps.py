@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from conformance.scene import Scene
 
 
-NODE_MODULES = Path(__file__).parents[1] / "build" / "conformance" / "node" / "node_modules"
+BUILT = Path(__file__).parents[1] / "build" / "conformance"
+"""For what clients need and is kept from run to run."""
+
+NODE_MODULES = BUILT / "node" / "node_modules"
 """Where `make conformance` has npm put what Node needs."""
 
 
@@ -48,9 +51,10 @@ class Step:
 @dataclass(frozen=True, slots=True)
 class Suite:
     """One client. `steps`: in order, each may use what earlier ones made. `programs`, `imports`, `engine` (libp11's,
-    for OpenSSL), `node` (packages): what has to be installed. `files`: name -> text, put into the scratch directory,
-    with $MODULE and the like filled in. `environment`: the same for variables. `pinned`: its keys cannot be cloned, so
-    the group is set to keep them on one member (the first), and it is the last one that is lost."""
+    for OpenSSL), `node` (packages), `paths` (files): what has to be installed. `files`: name -> text, put into the
+    scratch directory, with $MODULE and the like filled in. `environment`: the same for variables. `pinned`: its keys
+    cannot be cloned, so the group is set to keep them on one member (the first), and it is the last one that is
+    lost."""
 
     name: str
     steps: Sequence[Step]
@@ -58,6 +62,7 @@ class Suite:
     imports: tuple[str, ...] = ()
     engine: bool = False
     node: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     files: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     pinned: bool = False

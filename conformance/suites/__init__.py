@@ -5,6 +5,7 @@ from conformance.suites import (
     curl,
     ed25519,
     gnutls,
+    go_client,
     java_sunpkcs11,
     nginx,
     node_clients,
@@ -14,6 +15,7 @@ from conformance.suites import (
     p11_kit,
     pkcs11_tool,
     python_clients,
+    stunnel,
 )
 
 SUITES: tuple[Suite, ...] = (
@@ -29,5 +31,7 @@ SUITES: tuple[Suite, ...] = (
     p11_kit.SUITE,
     openssh.SUITE,
     curl.SUITE,
+    stunnel.SUITE,
     node_clients.SUITE,
+    go_client.SUITE,
 )
