@@ -36,7 +36,7 @@ def test_a_deletion_that_did_not_wait_is_not_undone(
         assert probe is not None
         with resync.alone(FAR):
             running = subprocess.Popen([sys.executable, "-m", "pyha.cli.main", *words], env=os.environ)
-            _until(lambda: probe.is_held(resync._resync))
+            until(lambda: probe.is_held(resync._resync))
             plans[1].set("C_FindObjectsInit once -> hang")
         plans[1].wait_for("C_FindObjectsInit")
         with impatient.shared(PAST):
@@ -45,7 +45,7 @@ def test_a_deletion_that_did_not_wait_is_not_undone(
             for member, real in others:
                 member.destroy(real)
             plans[1].release()
-            _until(lambda: not probe.is_held(resync._loner))
+            until(lambda: not probe.is_held(resync._loner))
             gone_0.destroy(real_0)
         assert running.wait(LIMIT) == 0
         probe.close()
@@ -54,7 +54,8 @@ def test_a_deletion_that_did_not_wait_is_not_undone(
         assert first == second == third
 
 
-def _until(happened: Callable[[], bool]) -> None:
+def until(happened: Callable[[], bool]) -> None:
+    """What no event tells of."""
     limit = time.monotonic() + LIMIT
     while not happened():  # a lock that another takes gives no event
         assert time.monotonic() < limit
