@@ -100,12 +100,15 @@ def bind(
     return same[0]
 
 
-def tells_apart(connection: Connection, entry: Entry, deadline: float) -> bool:
-    """Whether this member has at most one object that could be this one. Raises as `bind` does, and Unread: what could
-    not be read may be the one that is to be deleted."""
+def tells_apart(group: GroupRuntime, connection: Connection, entry: Entry, deadline: float) -> bool:
+    """Whether this member has at most one object that could be this one, which is bound then. Raises as `bind` does,
+    and Unread: what could not be read may be the one that is to be deleted."""
     if entry.session is not None or entry.handle in connection.bound:
         return True
-    return len(_same(connection, entry, deadline, sure=True)) <= 1
+    same = _same(connection, entry, deadline, sure=True)
+    if len(same) == 1:
+        group.objects.bind(connection, entry.handle, same[0])
+    return len(same) <= 1
 
 
 def _same(

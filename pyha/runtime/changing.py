@@ -140,7 +140,7 @@ def _tell_apart(group: GroupRuntime, entry: Entry) -> None:
             index,
             connection,
             "C_FindObjectsInit",
-            lambda deadline: (ck.CKR_OK, tells_apart(connection, entry, deadline)),
+            lambda deadline: (ck.CKR_OK, tells_apart(group, connection, entry, deadline)),
         )
         if not apart:
             raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} has several objects like it")

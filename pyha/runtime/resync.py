@@ -278,7 +278,7 @@ class _Work:
         elif isinstance(step, Clear) and step.orphan:
             for place, lookout in zip(self._members, self._lookouts, strict=True):
                 with self._attributed(place):
-                    lookout.look(surely=True)
+                    lookout.look()
 
     def _look_at_source(self, member: int) -> None:
         # A search makes SoftHSM notice what other processes have deleted; reading such an object does not.

@@ -1,6 +1,7 @@
 """What a resync reads of its members for each of its plans."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from pyha.ha.identity import identity_of
 from pyha.ha.inventory import HeldTombstone, Inventory
 from pyha.ha.steps import Delete, Plan
 from pyha.ha.tombstones import Tombstone
-from pyha.runtime import resync
+from pyha.runtime import inventory, resync
 from pyha.runtime.inventory import Memory, Shown
 
 TOMBSTONE = Tombstone(bytes(16), identity_of({}), None, (), frozenset({"away"}), 1)
@@ -91,3 +92,26 @@ def test_whoever_was_let_in_meanwhile_makes_it_read_all_again(monkeypatch: pytes
     made.plan()
     made.plan()
     assert believed == [False, True, False, True]
+
+
+def test_what_appears_is_looked_for_at_first_and_then_for_a_part_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many steps there are, and whatever they are about: a search takes longer the more a member holds."""
+    now, searches = 0.0, 0
+
+    def searched(*asked: Any) -> list[int]:
+        nonlocal now, searches
+        now, searches = now + 1.0, searches + 1
+        return [1, 2]
+
+    monkeypatch.setattr(inventory, "housekeeping", lambda *asked: nullcontext(0))
+    monkeypatch.setattr(inventory, "search", searched)
+    monkeypatch.setattr(inventory, "identity_at", lambda *asked: TOMBSTONE.was)
+    group: Any = SimpleNamespace(clock=lambda: now, deadline=lambda: now)
+    nobody: Any = None
+    lookout = inventory.Lookout(group, nobody, frozenset({1}), now)
+    lookout.look()
+    assert (searches, lookout.appeared) == (1, [TOMBSTONE.was])
+    for _ in range(100):
+        now += 0.2
+        lookout.look()
+    assert 1 < searches < 4

@@ -33,7 +33,7 @@ def resynchronised(
             raise Refusal(rv or ck.CKR_ACTION_PROHIBITED, "refused")
         carry_out(tokens, each)
 
-    lookout = SimpleNamespace(ours={}, look=lambda surely=False: None)
+    lookout = SimpleNamespace(ours={}, look=lambda: None)
     monkeypatch.setattr(resync, "read_inventory", read)
     monkeypatch.setattr(resync, "carry_out", step)
     monkeypatch.setattr(resync, "count", lambda group, token: len(token.content()))
