@@ -34,6 +34,7 @@ from pyha.ha.telling import type_names
 from pyha.runtime import log
 from pyha.runtime.binding import handles_of
 from pyha.runtime.calls import Objects
+from pyha.runtime.cloning import Place
 from pyha.runtime.copying import Copy, source_attributes
 from pyha.runtime.failover import NotThere, run
 from pyha.runtime.group import GroupRuntime
@@ -54,7 +55,7 @@ from pyha.runtime.outcomes import (
     is_without_reason,
     refused,
 )
-from pyha.runtime.refinding import clear_remainder, made_with, went_with_its_login
+from pyha.runtime.refinding import DOUBTFUL, clear_remainder, count_made_with, made_with, went_with_its_login
 from pyha.runtime.session import VirtualSession
 from pyha.runtime.showing import shown
 from pyha.runtime.steps import Placed, expect_tokens, on_each, step
@@ -253,7 +254,7 @@ def _repeat(
         if rv != ck.CKR_OK or first.connection is None:
             if is_without_reason(rv) and first.last is not None:
                 try:
-                    _expect_no_remainder(group, *first.last, part)
+                    _expect_no_remainder(group, *first.last, part, None)
                 except MemberLost as loss:
                     group.lost(first.last[0], first.last[1].generation, str(loss))
             creation.warn()
@@ -267,7 +268,9 @@ def _repeat(
             if connection is first.connection:
                 real = int(results[part.result])
             else:
-                real = _again(group, index, connection, function, values, part, placed)
+                assert first.connection is not None
+                maker = first.index, first.connection
+                real = _again(group, index, connection, function, values, part, placed, maker)
             found = _shown(group, index, connection, real)
             if not expected:
                 expected.update(found)
@@ -306,8 +309,10 @@ def _again(
     values: list[Any],
     part: Part,
     placed: Placed,
+    maker: Place,
 ) -> int:
-    """The call once more on another member: the real handle. Raises _Elsewhere, Refusal, MemberLost."""
+    """The call once more on another member: the real handle. `maker`: who has made it first. Raises _Elsewhere,
+    Refusal, MemberLost."""
     objects = Objects(group, function, values)
 
     def attempt(deadline: float) -> tuple[int, int]:
@@ -321,17 +326,25 @@ def _again(
 
     rv, real = step(group, index, connection, function.name, attempt, objects.unbind)
     if is_without_reason(rv):
-        _expect_no_remainder(group, index, connection, part)
+        _expect_no_remainder(group, index, connection, part, maker)
     if rv != ck.CKR_OK or real is None:
         raise refused(rv, f"member {group.name(index)} refused what the primary accepted")
     placed.add(index, connection, real, made_with(part.asked))
     return real
 
 
-def _expect_no_remainder(group: GroupRuntime, index: int, connection: Connection, part: Part) -> None:
-    """A member that failed without a reason has made nothing all the same, as far as a name tells. Raises MemberLost,
-    Refusal."""
+def _expect_no_remainder(
+    group: GroupRuntime, index: int, connection: Connection, part: Part, maker: Place | None
+) -> None:
+    """A member that failed without a reason has made nothing all the same, as far as a name tells, or that it holds
+    more like it than another. `maker`: who has made one more. Raises MemberLost, Refusal."""
     if not value_of(part.asked, ck.CKA_LABEL) and not value_of(part.asked, ck.CKA_ID):
+        other = maker or next((place for place in group.present() if place[0] != index), None)
+        if other is not None:
+            expected = _like_it(group, other, part)
+            found = _like_it(group, (index, connection), part)
+            if expected is not None and found is not None and found > expected - (maker is not None):
+                raise MemberLost(DOUBTFUL)
         return
 
     def attempt(deadline: float) -> tuple[int, None]:
@@ -340,6 +353,21 @@ def _expect_no_remainder(group: GroupRuntime, index: int, connection: Connection
         return ck.CKR_OK, None
 
     step(group, index, connection, "C_FindObjectsInit", attempt)
+
+
+def _like_it(group: GroupRuntime, place: Place, part: Part) -> int | None:
+    """How many objects a member holds that may have been made by this call; None where it is lost. Raises Refusal."""
+    index, connection = place
+
+    def attempt(deadline: float) -> tuple[int, int]:
+        with housekeeping(connection, deadline, reads=True) as session:
+            return ck.CKR_OK, count_made_with(connection, session, part.asked, deadline)
+
+    try:
+        return step(group, index, connection, "C_FindObjectsInit", attempt)[1]
+    except MemberLost as loss:
+        group.lost(index, connection.generation, str(loss))
+        return None
 
 
 _COMPARED = (ck.CKA_CHECK_VALUE, ck.CKA_ALLOWED_MECHANISMS, *ARRAYS, *PROTECTIONS)

@@ -41,8 +41,7 @@ _TOLD_BY = (
 
 def made_with(template: Template, proof: Proof | None = None) -> Find:
     """A token object that was made with this template; of several the ones that `proof` holds for, where that reads."""
-    told = (each for each in template if each.type in _TOLD_BY and each.value)
-    wanted = (*told, Attribute(ck.CKA_TOKEN, b"\1"))
+    wanted = _wanted(template)
 
     def find(connection: Connection, session: int, deadline: float) -> list[int]:
         # What the application knows was there before.
@@ -52,6 +51,16 @@ def made_with(template: Template, proof: Proof | None = None) -> Find:
         return found
 
     return find
+
+
+def count_made_with(connection: Connection, session: int, template: Template, deadline: float) -> int:
+    """How many token objects there are that may have been made with this template. Raises MemberLost, SearchFailed."""
+    return len(search(connection, session, _wanted(template), deadline))
+
+
+def _wanted(template: Template) -> Template:
+    told = (each for each in template if each.type in _TOLD_BY and each.value)
+    return (*told, Attribute(ck.CKA_TOKEN, b"\1"))
 
 
 def clear_remainder(
@@ -65,16 +74,16 @@ def clear_remainder(
     try:
         for real in made_with(template)(connection, session, deadline):
             if not fresh or (proof is None and not public):
-                raise MemberLost(_DOUBTFUL)
+                raise MemberLost(DOUBTFUL)
             if proof is None or proof.holds(connection, session, real, deadline):
                 rv = destroy(connection, session, real, deadline)
                 if not is_gone(connection, session, real, deadline):
-                    raise MemberLost(f"{_DOUBTFUL}: C_DestroyObject answered {rv_name(rv)}")
+                    raise MemberLost(f"{DOUBTFUL}: C_DestroyObject answered {rv_name(rv)}")
     except (SearchFailed, SessionRefused) as failure:
-        raise MemberLost(f"{_DOUBTFUL}: {failure}") from None
+        raise MemberLost(f"{DOUBTFUL}: {failure}") from None
 
 
-_DOUBTFUL = "it may hold what it failed to make; it needs a resync"
+DOUBTFUL = "it may hold what it failed to make; it needs a resync"
 
 
 def went_with_its_login(connection: Connection, session: int, deadline: float) -> list[int]:
