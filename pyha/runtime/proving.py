@@ -201,6 +201,45 @@ def agreement(
 ) -> Agreement | None:
     """The proof by what `original` (real handle, may derive) agrees on with a party made up for it; None where the
     member does not do it. `shown`: its attributes. Raises MemberLost, SearchFailed."""
+    party = _party(connection, session, key_type, shown, deadline)
+    if party is None:
+        return None
+    mechanism = party[1]
+    try:
+        agreed = _agree(connection, session, original, mechanism, deadline)
+    except SearchFailed as failure:
+        if not is_without_reason(failure.rv):
+            raise
+        return None
+    return Agreement(mechanism, agreed) if agreed else None
+
+
+def agrees_as(
+    connection: Connection, session: int, key: int, parameters: bytes, point: bytes, deadline: float
+) -> bool | None:
+    """Whether a private EC key (real handle, may derive) is that of this public one (CKA_EC_PARAMS, CKA_EC_POINT): with
+    a party made up for it both come to the same. None where the member does not do it. Raises MemberLost,
+    SearchFailed."""
+    party = _party(connection, session, ck.CKK_EC, {ck.CKA_EC_PARAMS: parameters}, deadline)
+    if party is None:
+        return None
+    private, mechanism = party
+    derivation = _AGREEING[ck.CKK_EC][1]
+    try:
+        expected = _agree(connection, session, private, Mechanism(derivation, _ecdh(_raw_point(point))), deadline)
+        agreed = _agree(connection, session, key, mechanism, deadline)
+    except SearchFailed as failure:
+        if not is_without_reason(failure.rv):
+            raise
+        return None
+    return agreed == expected if agreed and expected else None
+
+
+def _party(
+    connection: Connection, session: int, key_type: int, shown: Mapping[int, bytes], deadline: float
+) -> tuple[int, Mechanism] | None:
+    """A party to agree with, made up on a key's domain: its private key (real handle), and the mechanism that agrees
+    with it; None where the member makes none."""
     generation, derivation = _AGREEING[key_type]
     row = KEY_TYPES[key_type]
     domain = tuple(Attribute(kind, shown[kind]) for kind in row.on_private if kind in shown)
@@ -215,14 +254,8 @@ def agreement(
     point = read_attributes(connection, session, results[4], (wanted,), deadline).get(wanted)
     if not point:
         return None
-    mechanism = Mechanism(derivation, _ecdh(_raw_point(point)) if key_type == ck.CKK_EC else Parameter(point))
-    try:
-        agreed = _agree(connection, session, original, mechanism, deadline)
-    except SearchFailed as failure:
-        if not is_without_reason(failure.rv):
-            raise
-        return None
-    return Agreement(mechanism, agreed) if agreed else None
+    parameter = _ecdh(_raw_point(point)) if key_type == ck.CKK_EC else Parameter(point)
+    return int(results[5]), Mechanism(derivation, parameter)
 
 
 def _ecdh(point: bytes) -> Parameter:

@@ -1,8 +1,9 @@
 """Which public key is that of a private EC key, which shows no public part of its own: its twin.
 
 The one with its CKA_ID and curve, where there is one and has its label too; of several, or with another label, the one
-that verifies what the private key signs: where its own was deleted, another key's would be taken for it. A private DSA
-key does not show all of its public part either: its public key is looked for by CKA_ID, and the proof by it decides.
+that verifies what the private key signs, or agrees as it does: where its own was deleted, another key's would be taken
+for it. A private DSA key does not show all of its public part either: its public key is looked for by CKA_ID, and the
+proof by it decides.
 Works on one member, on a session of its own, and leaves nothing there.
 
 Source: SEMANTICS.md section 2 (binding); REPLICATION.md (identity and finding).
@@ -16,12 +17,12 @@ from pyha.cryptoki.values import Attribute
 from pyha.ha.identity import Identity, flag, number, ulong
 from pyha.runtime.housekeeping import read_attributes, search
 from pyha.runtime.member import Connection
-from pyha.runtime.proving import Signature, public_proof
+from pyha.runtime.proving import Signature, agrees_as, public_proof
 
 _MOST = 8
 """So many public keys of one CKA_ID are tried, at most."""
 
-_FOR_PROOF = (ck.CKA_SIGN, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
+_FOR_PROOF = (ck.CKA_SIGN, ck.CKA_DERIVE, ck.CKA_ALWAYS_AUTHENTICATE, ck.CKA_ALLOWED_MECHANISMS)
 
 
 def twin_proof(key_type: int | None, parameters: bytes | None, point: bytes | None) -> Signature | None:
@@ -45,9 +46,14 @@ def proves(connection: Connection, real: int, proof: Signature, deadline: float)
         shown = read_attributes(connection, session, real, _FOR_PROOF, deadline)
         allowed = shown.get(ck.CKA_ALLOWED_MECHANISMS)
         asks = flag(shown.get(ck.CKA_ALWAYS_AUTHENTICATE))
-        if asks or allowed or not flag(shown.get(proof.needs)):
+        if asks or allowed:
             return None
-        return proof.holds(connection, session, real, deadline)
+        if flag(shown.get(proof.needs)):
+            return proof.holds(connection, session, real, deadline)
+        if proof.key_type != ck.CKK_EC or not flag(shown.get(ck.CKA_DERIVE)):
+            return None
+        public = proof.public
+        return agrees_as(connection, session, real, public[ck.CKA_EC_PARAMS], public[ck.CKA_EC_POINT], deadline)
     finally:
         connection.discard(session, deadline)
 

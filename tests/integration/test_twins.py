@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
 from tests.application import Application
 from tests.integration.conftest import TestGroup
-from tests.integration.replication_tools import P256, STAYS
+from tests.integration.replication_tools import P256, STAYS, point_of
 from tests.integration.test_resync import CERTIFICATE, contents, labels
 
 Group = Callable[..., TestGroup]
@@ -20,6 +21,14 @@ NAMED: dict[int, Any] = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"\1"}
 PRIVATE: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, **NAMED}
 PUBLIC: dict[int, Any] = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, **NAMED}
 DIGEST = bytes(range(32))
+SECRET: dict[int, Any] = {
+    ck.CKA_CLASS: ck.CKO_SECRET_KEY,
+    ck.CKA_KEY_TYPE: ck.CKK_GENERIC_SECRET,
+    ck.CKA_TOKEN: False,
+    ck.CKA_SENSITIVE: False,
+    ck.CKA_EXTRACTABLE: True,
+    ck.CKA_VALUE_LEN: 32,
+}
 
 
 @pytest.fixture
@@ -29,9 +38,11 @@ def made(group: Group, monkeypatch: pytest.MonkeyPatch) -> TestGroup:
     return made
 
 
-def pair(app: Application, **more: Any) -> tuple[int, int]:
+def pair(app: Application, derives: bool = False) -> tuple[int, int]:
     public = {**NAMED, ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256, ck.CKA_VERIFY: True}
-    return app.pair(ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, **NAMED, ck.CKA_SIGN: True})
+    return app.pair(
+        ck.CKM_EC_KEY_PAIR_GEN, public, {**STAYS, **NAMED, ck.CKA_SIGN: not derives, ck.CKA_DERIVE: derives}
+    )
 
 
 def synchronise(made: TestGroup, status: int = 0) -> None:
@@ -40,7 +51,13 @@ def synchronise(made: TestGroup, status: int = 0) -> None:
 
 
 def belongs(app: Application, private: int, public: int) -> bool:
-    return app.verify(ck.CKM_ECDSA, public, DIGEST, app.sign(ck.CKM_ECDSA, private, DIGEST))
+    if app.read(private, ck.CKA_SIGN)[ck.CKA_SIGN] == b"\1":
+        return app.verify(ck.CKM_ECDSA, public, DIGEST, app.sign(ck.CKM_ECDSA, private, DIGEST))
+    other, point = ec.generate_private_key(ec.SECP256R1()), app.read(public, ck.CKA_EC_POINT)[ck.CKA_EC_POINT] or b""
+    theirs = ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), point[2:])
+    mechanism = (ck.CKM_ECDH1_DERIVE, [ck.CKD_NULL, b"", point_of(other.public_key())[2:]])
+    secret = app.derive(mechanism, private, SECRET)
+    return app.read(secret, ck.CKA_VALUE)[ck.CKA_VALUE] == other.exchange(ec.ECDH(), theirs)
 
 
 @pytest.mark.parametrize("first", [PRIVATE, PUBLIC], ids=["private", "public"])
@@ -77,10 +94,11 @@ def test_the_public_key_of_another_with_its_id_is_not_its_twin(made: TestGroup) 
     assert [labels(each) for each in contents(made)] == [[b"stays", b"stays"]] * 3
 
 
-def test_of_two_that_look_alike_the_one_that_was_deleted_is_gone(made: TestGroup) -> None:
+@pytest.mark.parametrize("derive", [False, True])
+def test_of_two_that_look_alike_the_one_that_was_deleted_is_gone(made: TestGroup, derive: bool) -> None:
     with made.application() as app:
-        pair(app)
-        pair(app)
+        pair(app, derive)
+        pair(app, derive)
     made.only(0, 1)
     with made.application() as app:
         private, publics = app.find(PRIVATE)[0], app.find(PUBLIC)
