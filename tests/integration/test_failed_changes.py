@@ -17,24 +17,25 @@ Group = Callable[..., TestGroup]
 LIES = "C_SetAttributeValue -> answer CKR_OK"
 
 
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_member_that_only_says_so(group: Group, tmp_path: Path, index: int) -> None:
+def test_a_member_that_only_says_so(group: Group, tmp_path: Path) -> None:
+    """The primary, and another."""
     made = recovering(group)
-    plan = behind_chaos(made, tmp_path)[index]
-    name = made.tokens[index].label
+    plans = behind_chaos(made, tmp_path)
     with made.application() as app:
-        key = aes(app)
-        plan.set(LIES)
-        app.set(key, {ck.CKA_LABEL: b"new", ck.CKA_ENCRYPT: False})
-        assert f"member {name} lost" in made.logged()
-        until(made, f"on {name}: it cannot be changed: C_SetAttributeValue (answered CKR_OK")
-        assert app.find({ck.CKA_LABEL: b"it"}) == []
-        assert app.find({ck.CKA_LABEL: b"new", ck.CKA_ENCRYPT: False}) == [key]
-        plan.set()
-        returned(made, index)
-        assert app.find({ck.CKA_LABEL: b"new", ck.CKA_ENCRYPT: False}) == [key]
+        key, label = aes(app), b"it"
+        for index, usage in ((0, ck.CKA_ENCRYPT), (1, ck.CKA_DECRYPT)):
+            name, before, label = made.tokens[index].label, label, b"new %d" % index
+            plans[index].set(LIES)
+            app.set(key, {ck.CKA_LABEL: label, usage: False})
+            assert f"member {name} lost" in made.logged()
+            until(made, f"on {name}: it cannot be changed: C_SetAttributeValue (answered CKR_OK")
+            assert app.find({ck.CKA_LABEL: before}) == []
+            assert app.find({ck.CKA_LABEL: label, usage: False}) == [key]
+            plans[index].set()
+            returned(made, index)
+            assert app.find({ck.CKA_LABEL: label, usage: False}) == [key]
     with scene(made) as it:
-        assert it.alike(b"new", ck.CKA_ENCRYPT) == [b"\0"]
+        assert it.alike(b"new 1", ck.CKA_ENCRYPT, ck.CKA_DECRYPT) == [b"\0", b"\0"]
         assert it.inventory()[0] == it.inventory()[1] == it.inventory()[2]
 
 
