@@ -33,6 +33,8 @@ FULL, EMPTY = member_names(2)
 
 _LOOK = 0.01
 """Seconds between two looks at the log."""
+_LONGEST = 0.2
+"""Seconds an object may take where much other work is running."""
 
 
 def measure(
@@ -145,7 +147,7 @@ class _Stage:
 
     def _wait(self, for_what: str) -> None:
         """Until the log says so. Raises DriverFailed."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + PATIENCE + _LONGEST * self._count
         while not self._log.exists() or for_what not in self._log.read_text():
             if time.monotonic() >= end:
                 raise DriverFailed(f"never in the log: {for_what}")

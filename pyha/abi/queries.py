@@ -7,6 +7,7 @@ Source: PKCS #11 Base Specification 2.40, section 5.7 (C_GetAttributeValue).
 """
 
 from collections.abc import Sequence
+from struct import Struct
 from typing import Any, ClassVar
 
 from pyha.abi.form import Form
@@ -35,9 +36,52 @@ ANSWERED = frozenset((CKR_OK, CKR_ATTRIBUTE_SENSITIVE, CKR_ATTRIBUTE_TYPE_INVALI
 """The CK_RVs after which the lengths, and the values that there are, have been filled in."""
 
 _LENGTH, _ENTRY = 2 * WORD.size, ENTRY.size
+_BASES = 64
 _memmove = ffi.memmove
 _entries, _set_entry, _set_word = ENTRY.iter_unpack, ENTRY.pack_into, WORD.pack_into
 Queries = tuple[Query, ...]
+
+
+class Laid(tuple[Query, ...]):
+    """Queries that are put to thousands of objects, each with room, and none of them for an array: how they lie in an
+    arena is worked out once."""
+
+    def __init__(self, queries: Queries) -> None:
+        self.span = at = aligned(len(queries) * _ENTRY)
+        places = []
+        for query in queries:
+            assert query.capacity is not None
+            assert not is_array(query.type)
+            places.append((query.type, query.capacity, at))
+            at += _area(query)
+        self.span = at
+        self._places = tuple(places)
+        self._lengths = Struct("@" + f"{_LENGTH}xQ" * len(places)).unpack
+        self._written: dict[int, bytes] = {}
+
+    def entries(self, base: int) -> bytes:
+        """The array of CK_ATTRIBUTE, for room that begins at this address of the callee's."""
+        found = self._written.get(base)
+        if found is None:
+            if len(self._written) >= _BASES:
+                self._written.clear()
+            found = b"".join(ENTRY.pack(kind, base + at, capacity) for kind, capacity, at in self._places)
+            self._written[base] = found
+        return found
+
+    def read(self, memory: Any, offset: int, complete: bool, label: str) -> tuple[Found, ...]:
+        """What was answered (`_read`)."""
+        lengths = self._lengths(memory[offset : offset + len(self) * _ENTRY])
+        found = []
+        for (kind, capacity, at), length in zip(self._places, lengths, strict=True):
+            if length <= capacity:
+                at += offset
+                found.append(Found(kind, length, memory[at : at + length]))
+            elif complete and length != UNAVAILABLE:
+                raise Malformed(f"{label}: {length} bytes reported for {capacity} of attribute {kind:#x}.")
+            else:
+                found.append(Found(kind, length if length < LENGTH_LIMIT else None))
+        return tuple(found)
 
 
 class QueryForm(Form):
@@ -53,16 +97,22 @@ class QueryForm(Form):
         return _queries(entries_of(pointer, count), budget, 1)
 
     def span(self, value: Queries) -> int:
-        return _span(value)
+        return value.span if type(value) is Laid else _span(value)
 
     def write(self, memory: Any, there: int, words: Any, offset: int, value: Queries) -> int:
         words[self.at] = there + offset
         words[self.at + 1] = len(value)
+        if type(value) is Laid:
+            entries = value.entries(there + offset)
+            memory[offset : offset + len(entries)] = entries
+            return offset + value.span
         return _write(memory, there, offset, value)
 
     def read(self, memory: Any, here: Any, offset: int, value: Queries, rv: int) -> tuple[Found, ...] | None:
         if rv not in ANSWERED:
             return None
+        if type(value) is Laid:
+            return value.read(memory, offset, rv == CKR_OK, self.label)
         types = [query.type for query in value]
         return _read(memory, offset, value, types, rv == CKR_OK, self.label)
 

@@ -6,6 +6,7 @@ Off a terminal nothing is written: what was done is for stdout to say.
 import shutil
 import sys
 import time
+from collections.abc import Callable
 
 _BAR = 24
 _INTERVAL = 0.1
@@ -26,10 +27,10 @@ class Progress:
         if self._last:
             print("\r\033[K", end="", file=sys.stderr, flush=True)
 
-    def __call__(self, done: int, total: int, what: str) -> None:
-        """`done` of `total` steps; the last one was `what`."""
+    def __call__(self, done: int, total: int, what: Callable[[], str]) -> None:
+        """`done` of `total` steps; the last one was `what()`."""
         if self._is_time():
-            self._show(bar(done, total, what, _width()))
+            self._show(bar(done, total, what(), _width()))
 
     def reads(self, count: int) -> None:
         """So many objects of all members were read."""

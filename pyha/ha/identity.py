@@ -84,8 +84,10 @@ class Identity:
     @property
     def object_class(self) -> int | None:
         """CKA_CLASS."""
-        if self.attributes and self.attributes[0][0] == ck.CKA_CLASS:  # the first of `READ`
-            return number(self.attributes[0][1])
+        for kind, value in self.attributes:  # the first of `READ`
+            if kind == ck.CKA_CLASS and len(value) == 8:
+                return int.from_bytes(value, NATIVE)
+            break
         return number(self.get(ck.CKA_CLASS))
 
     @property

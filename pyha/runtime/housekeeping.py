@@ -9,6 +9,8 @@ from functools import lru_cache
 from typing import Any
 
 from pyha.abi.info import unpack_session_info
+from pyha.abi.queries import Laid
+from pyha.abi.templates import is_array
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
@@ -60,17 +62,27 @@ def housekeeping(connection: Connection, deadline: float, reads: bool = False) -
     connection.give_back(session)
 
 
-@contextmanager
-def at_hand(connection: Connection, deadline: float) -> Iterator[int]:
+class at_hand:
     """A real session for one call that says itself where the session or the login is gone. Raises MemberLost,
     SessionRefused."""
-    session = connection.acquire(deadline)
-    try:
-        yield session
-    except BaseException:
-        connection.discard(session, deadline)
-        raise
-    connection.give_back(session)
+
+    # No generator, which takes longer than all that this does.
+
+    __slots__ = ("_connection", "_deadline", "_session")
+
+    def __init__(self, connection: Connection, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+
+    def __enter__(self) -> int:
+        self._session = self._connection.acquire(self._deadline)
+        return self._session
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        if kind is None:
+            self._connection.give_back(self._session)
+        else:
+            self._connection.discard(self._session, self._deadline)
 
 
 def so_is_logged_in(connection: Connection, deadline: float) -> bool:
@@ -237,7 +249,8 @@ def _long(connection: Connection, session: int, real: int, kind: int, deadline: 
 
 @lru_cache(64)
 def _queries(wanted: tuple[int, ...]) -> tuple[Query, ...]:
-    return tuple(Query(attribute, _ROOM) for attribute in wanted)
+    queries = tuple(Query(attribute, _ROOM) for attribute in wanted)
+    return queries if any(map(is_array, wanted)) else Laid(queries)
 
 
 def room_for(wanted: Iterable[int]) -> tuple[Query, ...]:

@@ -58,6 +58,10 @@ _OF_CLASS = {
 they are the member says itself, by a search."""
 
 
+_FEW = 10
+"""One object of so many is not worth a search among all."""
+
+
 def shown_by(object_class: int) -> tuple[int, ...]:
     """The attributes from which an object of this class is told."""
     return _OF_CLASS.get(object_class, READ)
@@ -129,7 +133,7 @@ def read_inventory(
         new = [real for real in reals if real not in memory.shown]
         read = _Read(group, connection, session, reads)
         if len(new) > len(_OF_CLASS):
-            read.know_classes()
+            read.know_classes(len(new))
         later = [real for real in new if not read.one(real)]
         for real in later:
             if not read.one(real):
@@ -175,9 +179,11 @@ class _Read:
         self._reads = reads
         self._wanted: dict[int, tuple[int, ...]] = {}
 
-    def know_classes(self) -> None:
-        """Of which objects everything can be read at once. Raises MemberLost, SearchFailed."""
+    def know_classes(self, count: int) -> None:
+        """Of which of so many objects everything can be read at once. Raises MemberLost, SearchFailed."""
         for object_class, wanted in _OF_CLASS.items():
+            if (count - len(self._wanted)) * _FEW < count:
+                return  # a search among all takes longer than they do
             template = (*TOKEN_OBJECTS, Attribute(ck.CKA_CLASS, ulong(object_class)))
             found = search(self._connection, self._session, template, self._group.deadline(), ck.CKU_USER)
             self._wanted.update(dict.fromkeys(found, wanted))
@@ -293,8 +299,8 @@ def _record(
     return record if record.group_id == group.settings.id else None
 
 
-_SHARE = 9
-"""Looking takes at most one part in so many and one of the time."""
+_SHARE = 19
+"""Looking at a member takes at most one part in so many and one of the time; a copy has two members to look at."""
 
 
 class Lookout:

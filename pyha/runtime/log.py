@@ -30,9 +30,14 @@ def direct(target: str, level: Level = "warning") -> None:
     _target, _least = target, _SEVERITY[level]
 
 
+def says(level: Level) -> bool:
+    """Whether a line of this level is written: to be asked where its text costs more than that."""
+    return _SEVERITY[level] <= _least
+
+
 def log(level: Level, text: str) -> None:
     """Writes one line. Characters that are not printable are escaped. Raises nothing."""
-    if _SEVERITY[level] > _least:
+    if not says(level):
         return
     line = f"pyha[{os.getpid()}]: {level}: {_printable(text)}".encode()
     try:

@@ -7,7 +7,7 @@ Locks: creations and changes are excluded before the login lock is taken, never 
 Source: SEMANTICS.md sections 4 (recovery) and 5 (resync).
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from pyha.cryptoki import constants as ck
 from pyha.ha.group import Cause, Occasion
@@ -165,8 +165,9 @@ def _resync(group: GroupRuntime, index: int, connection: Connection, until: floa
         serves(outcome)
         _join(group, index, connection, unsynchronised=False)
 
-    def watch(done: int, total: int, step: str) -> None:
-        log.log("notice", f'group "{group.settings.label}": member {group.name(index)}: resync: {step}')
+    def watch(done: int, total: int, step: Callable[[], str]) -> None:
+        if log.says("notice"):
+            log.log("notice", f'group "{group.settings.label}": member {group.name(index)}: resync: {step()}')
 
     try:
         if group.value.members[index].cause is Cause.DIFFERS:

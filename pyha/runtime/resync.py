@@ -10,6 +10,7 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import State
@@ -48,8 +49,8 @@ class Beside:
         then can be noticed."""
 
 
-Watch = Callable[[int, int, str], None]
-"""Told of each step that was carried out: (how many of them, of how many, the step in words)."""
+Watch = Callable[[int, int, Callable[[], str]], None]
+"""Told of each step that was carried out: (how many of them, of how many, what gives the step in words)."""
 
 
 Reads = Callable[[int], None]
@@ -119,6 +120,22 @@ def resynchronise(
         # Where there are still some: somebody of another host makes and changes objects all the time; the next attempt
         # goes on.
         return work.outcome(first, made if not steps else Plan(), finished=not steps)
+
+
+class _Attributed:
+    """A context in which the loss of a member is that of this one."""
+
+    __slots__ = ("_place",)
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, MemberLost):
+            raise LostMeanwhile(self._place, str(error)) from None
 
 
 class _Troubles:
@@ -247,7 +264,7 @@ class _Work:
             if isinstance(step, Change | Delete | Clear):
                 self._memories[step.member].forget(step.real)
             try:
-                with self._attributed(self._members[step.member]):
+                with _Attributed(self._members[step.member]):
                     self._look(step)
                     carry_out(self._group, self._members, self._lookouts, step)
             except (Refusal, Unreplicable, SearchFailed, SessionRefused) as refusal:
@@ -265,7 +282,7 @@ class _Work:
                 source = step.source if isinstance(step, Copy) else (step.origin or (0, 0))[0]
                 raise LostMeanwhile(self._members[source], str(loss)) from None
             self._done += 1
-            self._watch(at + 1, len(steps), line(step, self.names))
+            self._watch(at + 1, len(steps), partial(line, step, self.names))
         return True
 
     def _look(self, step: Step) -> None:
@@ -277,25 +294,18 @@ class _Work:
             self._look_at_source(step.origin[0])
         elif isinstance(step, Clear) and step.orphan:
             for place, lookout in zip(self._members, self._lookouts, strict=True):
-                with self._attributed(place):
+                with _Attributed(place):
                     lookout.look()
 
     def _look_at_source(self, member: int) -> None:
         # A search makes SoftHSM notice what other processes have deleted; reading such an object does not.
-        with self._attributed(self._members[member]):
+        with _Attributed(self._members[member]):
             self._lookouts[member].look()
-
-    @contextmanager
-    def _attributed(self, place: Place) -> Iterator[None]:
-        try:
-            yield
-        except MemberLost as loss:
-            raise LostMeanwhile(place, str(loss)) from None
 
     @contextmanager
     def _readable(self, place: Place) -> Iterator[None]:
         try:
-            with self._attributed(place):
+            with _Attributed(place):
                 yield
         except (SearchFailed, SessionRefused) as failure:
             raise Unreadable(f"member {self._group.name(place[0])} cannot be compared with: {failure}") from None

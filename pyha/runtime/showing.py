@@ -42,7 +42,9 @@ def shown(connection: Connection, session: int, real: int, wanted: Iterable[int]
     plain, dates, arrays = _sorted(tuple(wanted))
     if arrays and not wraps(connection, deadline):
         arrays = ()
-    query = (*(Query(each, None) for each in arrays), *room_for((*dates, *plain)))
+    query = room_for((*dates, *plain))
+    if arrays:
+        query = (*(Query(each, None) for each in arrays), *query)
     logins = connection.logins
     rv, answers = ask(connection, session, real, query, deadline)
     if rv not in SHOWN:

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyha.abi.codec import Malformed, Refused
+from pyha.abi.codec import Codec, Malformed, Refused
 from pyha.abi.memory import OUT_LIMIT, UNAVAILABLE
 from pyha.abi.native import ffi
+from pyha.abi.queries import Laid
 from pyha.cryptoki.constants import (
     CKA_ALLOWED_MECHANISMS,
     CKA_ID,
@@ -239,6 +240,40 @@ def test_what_may_be_a_key_is_never_a_python_value(attribute: int) -> None:
     assert asked.encode(found, CKR_OK) == CKR_OK
     assert asked.lengths() == [6, 2]
     assert ffi.string(memory) == b"secret.."
+
+
+def _read(codec: Codec, arena: Arena, values: list[Any], rv: int) -> list[Any] | None:
+    """None for what cannot be believed."""
+    try:
+        return codec.read(arena, values, rv)
+    except Malformed:
+        return None
+
+
+@given(st.lists(st.tuples(st.binary(max_size=40) | st.integers(0, 60), st.integers(0, 40)), max_size=8), st.booleans())
+def test_what_is_laid_out_once_is_asked_and_answered_as_any_query(
+    cases: list[tuple[bytes | int, int]], complete: bool
+) -> None:
+    """`cases`: what the member answers, a value or a length alone, and the room for it."""
+    query = tuple(Query(CKA_VALUE, max(room, len(said) if isinstance(said, bytes) else 0)) for said, room in cases)
+    codec, first = codec_of("C_GetAttributeValue"), CKR_OK if complete else CKR_DEVICE_ERROR
+    told = []
+    laid = Laid(query)
+    for queries in (query, laid, laid):
+        values = [1, 2, queries]
+        arena = written(codec, values)
+        at = arena.words[2]
+        assert arena.words[3] == len(query)
+        asked = arena.attributes(at, len(query))
+        for index, (said, _) in enumerate(cases):
+            if isinstance(said, bytes):
+                arena.put(asked[index][1], said)
+            length = len(said) if isinstance(said, bytes) else UNAVAILABLE - said if said > 40 else said
+            arena.put_ulong(at + 24 * index + 16, length)
+        told.append(
+            (codec.size(values), asked, [_read(codec, arena, values, rv) for rv in (first, CKR_ATTRIBUTE_SENSITIVE)])
+        )
+    assert told[0] == told[1] == told[2]
 
 
 def test_after_any_other_error_nothing_is_read_or_written() -> None:

@@ -184,6 +184,24 @@ def test_the_progress_line_tells_of_reading_too(capsys: pytest.CaptureFixture[st
     assert "reading members ... 12,345 objects" in capsys.readouterr().err
 
 
+def test_a_step_is_put_into_words_only_where_it_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    """There may be thousands, and off a terminal nobody reads them."""
+    told: list[int] = []
+
+    def what() -> str:
+        told.append(1)
+        return "copy"
+
+    with Progress() as progress:
+        progress(1, 4, what)
+    assert not told
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    with Progress() as progress:
+        progress(1, 4, what)
+    assert told == [1]
+    assert "1/4 copy" in capsys.readouterr().err
+
+
 def test_names_and_values_longer_than_most(sync: Sync) -> None:
     """Where an object lacks an attribute as well, SoftHSM says only that of a name or value that needs more room."""
     objects = [(b"x" * 2000 + end, bytes(size)) for end, size in ((b"1", 5000), (b"2", 10))]
