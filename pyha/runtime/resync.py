@@ -254,11 +254,15 @@ class _Work:
         )
 
     def carry_out(self, steps: Sequence[Step]) -> bool:
-        """Whether it came to the end of them. Raises LostMeanwhile."""
+        """Whether it came to the end of them. Raises LostMeanwhile, Unreadable."""
         troubles = _Troubles()
+        seen = self._turn
         for at, step in enumerate(steps):
             if not self._beside.goes_on(at):
                 return False
+            if seen != self._beside.taken():
+                seen = self._beside.taken()
+                self._see_others()
             if troubles.forbid(step):
                 continue
             if isinstance(step, Change | Delete | Clear):
@@ -284,6 +288,13 @@ class _Work:
             self._done += 1
             self._watch(at + 1, len(steps), partial(line, step, self.names))
         return True
+
+    def _see_others(self) -> None:
+        """What those made who were let in has to be seen before anything is made here: SoftHSM, which does that by a
+        count in a file, takes the count that its own object made for one that it knows, and misses theirs."""
+        for place, lookout in zip(self._members, self._lookouts, strict=True):
+            with self._readable(place):
+                lookout.look(surely=True)
 
     def _look(self, step: Step) -> None:
         """See what others have made or deleted meanwhile, where that could be what the step is about."""
