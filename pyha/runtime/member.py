@@ -499,10 +499,11 @@ class Connection:
         self.logged_in = user
 
     def login_again(self, user: int, pin: Any, deadline: float) -> None:
-        """An automatic login, never tried where the token warns that few tries are left. Raises LoginRefused."""
+        """An automatic login, never tried where the token warns that few tries are left. Raises LoginRefused,
+        MemberLost."""
         info = self.read_token_info(deadline)
         if info is None:
-            raise LoginRefused("login refused: its token info cannot be read, so the PIN's tries are not known")
+            raise MemberLost("its token info cannot be read, so the PIN's tries are not known")
         if info.flags & _LOW[user]:
             raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
         rv = self._log_in(user, pin, deadline)

@@ -106,6 +106,22 @@ def test_a_login_that_is_under_way_when_the_application_ends_comes_to_its_own_en
         assert written != after
 
 
+def test_who_cannot_say_which_tries_its_pin_has_is_tried_again(group: Group, tmp_path: Path) -> None:
+    """It fails between its connection and its login: no PIN was refused."""
+    made = recovering(group)
+    plan = behind_chaos(made, tmp_path)[0]
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(LABEL))
+        plan.set("C_OpenSession -> hang")
+        kill(made, 0)
+        until(made, f"member {LABEL}-0 lost", app, session)
+        plan.wait_for("C_OpenSession")
+        plan.set("C_GetTokenInfo -> answer CKR_DEVICE_REMOVED")
+        until(made, f"member {LABEL}-0 stays out")
+        plan.set()
+        until(made, f"member {LABEL}-0 returned")
+
+
 def test_a_helper_that_starts_when_the_application_ends_does_nothing_to_its_token(group: Group, tmp_path: Path) -> None:
     made = recovering(group)
     module = compile_c(NATIVE / "slow_start.c", tmp_path / "slow.so", "-I/usr/include/p11-kit-1", "-shared", "-fPIC")
