@@ -322,10 +322,11 @@ class Lookout:
         self._known.add(real)
         self.ours[real] = seen
 
-    def look(self) -> None:
-        """At the first time in any case. Raises MemberLost, SessionRefused, SearchFailed."""
+    def look(self, surely: bool = False) -> None:
+        """At the first time in any case. `surely`: though it was done a moment ago. Raises MemberLost, SessionRefused,
+        SearchFailed."""
         start = self._group.clock()
-        if start - self._last < _SHARE * self._cost:
+        if not surely and start - self._last < _SHARE * self._cost:
             return
         connection, deadline = self._connection, self._group.deadline()
         with housekeeping(connection, deadline) as session:
