@@ -28,6 +28,7 @@ from pyha.ha.status import MemberView
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel, MemberSettings
 from tests.application import Application, application
+from tests.softhsm import file_of, strike
 
 ACTIVE = ("hsm-a", "hsm-b", "hsm-c")
 STANDBY = "hsm-s"
@@ -55,8 +56,10 @@ class Process:
 class SoakGroup:
     """The group, in a directory of its own. Raises CalledProcessError where a command fails."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, deadline: float = DEADLINE) -> None:
+        """`deadline`: seconds, of an ordinary call on one member."""
         self.directory = directory
+        self.deadline = deadline
         self.label = f"soak-{os.getpid()}"
         self.module = module_path()
         self.log = directory / "pyha.log"
@@ -91,11 +94,13 @@ class SoakGroup:
         written = config.load(conf)
         (group,) = written.groups
         members = tuple(self._behind(member) for member in group.members)
-        group = replace(group, members=members, deadline=DEADLINE, recovery=RECOVERY)
+        group = replace(group, members=members, deadline=deadline, recovery=RECOVERY)
         changed = replace(written, groups=(group,), log=f"file:{self.log}", log_level=LogLevel.NOTICE)
         config_write.write(conf, config_write.render(changed))
         self._reader = Reader([str(directory / "pyha")])
-        self._tokens = {path: path.read_bytes() for path in directory.glob("tokens/*/token.object")}
+        tokens = directory / "tokens"
+        self._files = {each.name: file_of(tokens, each.uri.serial or "") for each in members}
+        self._tokens = {path: path.read_bytes() for path in self._files.values()}
 
     def _run(self, *command: str) -> None:
         subprocess.run(command, env=self.environment, check=True, capture_output=True, timeout=120)
@@ -126,11 +131,20 @@ class SoakGroup:
 
     def send(self, process: int, member: str, number: signal.Signals) -> bool:
         """A signal for the helper of a member: whether there was one."""
+        helper = self._helper(process, member)
+        if helper is None:
+            return False
         try:
-            os.kill(helper_of(process, f"{self.label}/{member}"), number)
-        except (Unexpected, OSError):
+            strike(self._files[member], helper, number, limit=1.0)
+        except (ProcessLookupError, TimeoutError):
             return False
         return True
+
+    def _helper(self, process: int, member: str) -> int | None:
+        try:
+            return helper_of(process, f"{self.label}/{member}")
+        except (Unexpected, OSError):
+            return None
 
     def restore(self) -> int:
         """Give back what SoftHSM itself destroys: it empties a token's file before it writes it anew, at each
@@ -161,9 +175,10 @@ class SoakGroup:
         return {}
 
     def out(self, process: int) -> list[str]:
-        """Members that are not in."""
+        """Members that are not in, or that nobody has needed since their helpers ended: so they seem to be."""
         seen = self.members(process)
-        return [name for name in MEMBERS if name not in seen or seen[name].state.value != "in"]
+        states = {name: seen[name].state.value if name in seen else "" for name in MEMBERS}
+        return [name for name in MEMBERS if states[name] != "in" or self._helper(process, name) is None]
 
     def helpers(self) -> dict[int, Process]:
         """Every helper of this group, whoever it belongs to."""
@@ -203,5 +218,6 @@ def identity(app: Application, handle: int) -> tuple[bytes | None, ...]:
 
 
 def inventory(app: Application) -> Inventory:
-    """All objects of a token."""
-    return Counter(identity(app, handle) for handle in app.find({}))
+    """All objects of a token. Not what SoftHSM shows as session objects of nobody: it first writes the file of a token
+    object without what it was given, and with CKA_TOKEN false, and that stays where its writer is killed in between."""
+    return Counter(identity(app, handle) for handle in app.find({ck.CKA_TOKEN: True}))

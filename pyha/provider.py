@@ -40,7 +40,7 @@ _EVERY, _REFUSE, _BACKGROUND = Route.EVERY, Route.REFUSE, RecoveryMode.BACKGROUN
 _OPERATES = (Route.START, Route.CONTINUE, Route.FINISH)
 
 _FINALIZE_GRACE = 1.0
-"""Seconds that all members together get to finalize before their helpers are ended."""
+"""Seconds that C_Finalize waits for all members together to finalize, and for their helpers to be gone."""
 
 _CANCELLED = {
     ck.CKF_ENCRYPT: Operation.ENCRYPT,

@@ -83,6 +83,7 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
     struct pyha_shared *shared = arena->shared;
     arena->number = pyha_next(arena->number);
     shared->index = index;
+    shared->until = deadline;
     atomic_store(&shared->request, arena->number);
     if (atomic_load(&shared->idle))
         pyha_futex_wake(&shared->request);

@@ -22,6 +22,7 @@
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "module.h"
@@ -29,7 +30,8 @@
 #include "spin.h"
 
 #define SIGNAL_STACK 65536 /* room for the widest register file, twice */
-#define GRACE 5000         /* ms that calls under way have once the application is gone */
+#define GRACE 3            /* seconds that calls under way have at least once the application is gone */
+#define LONGEST 20         /* and at most */
 #define SLICE 5            /* ms between two looks at them */
 
 struct arena {
@@ -74,19 +76,28 @@ static void catch_fatal_signals(void)
     atexit(note_death); /* a module that calls exit() */
 }
 
-static int in_a_call(void)
+static double now(void)
+{
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return (double)time.tv_sec + (double)time.tv_nsec / 1e9;
+}
+
+/* Whether a call is under way that has time left: till its deadline, and `left` + GRACE where that is later. */
+static int waited_for(double left, double time)
 {
     for (struct arena *arena = atomic_load(&serving); arena; arena = arena->next)
-        if (atomic_load(&arena->shared->request) == pyha_next(atomic_load(&arena->shared->reply)))
+        if (atomic_load(&arena->shared->request) == pyha_next(atomic_load(&arena->shared->reply)) &&
+            (time < left + GRACE || time < arena->shared->until))
             return 1;
     return 0;
 }
 
 /*
  * Ends the helper when the application is gone (its pidfd), has exec'ed or shut the socket. Reads nothing.
- * A call that is under way may return first: nobody waits for its answer, but a module that is stopped while it writes
- * may spoil its token (SoftHSM's C_Login truncates the token's file before it writes it). Whoever wants an end at once
- * sends SIGKILL as well.
+ * A call that is under way may return first, as long as the application would have waited for it: nobody wants its
+ * answer, but a module that is ended while it writes may spoil its token (SoftHSM's C_Login truncates the token's file
+ * before it writes it). One that has not returned by then hangs. Whoever wants an end at once sends SIGKILL.
  */
 static void *watch(void *unused)
 {
@@ -94,8 +105,11 @@ static void *watch(void *unused)
     (void)unused;
     while (poll(watched, 2, -1) <= 0)
         ;
-    for (int waited = 0; waited < GRACE && in_a_call(); waited += SLICE)
+    double left = now(), time = left;
+    while (time < left + LONGEST && waited_for(left, time)) {
         poll(NULL, 0, SLICE);
+        time = now();
+    }
     _exit(0);
 }
 
@@ -109,6 +123,12 @@ static int be_continued(void)
     int flags = fcntl(PYHA_LIFE_FD, F_GETFL);
     return flags < 0 || fcntl(PYHA_LIFE_FD, F_SETFD, FD_CLOEXEC) < 0 || fcntl(PYHA_LIFE_FD, F_SETOWN, getpid()) < 0 ||
            fcntl(PYHA_LIFE_FD, F_SETSIG, SIGCONT) < 0 || fcntl(PYHA_LIFE_FD, F_SETFL, flags | O_ASYNC) < 0;
+}
+
+/* A service manager tells all of a service's processes to end. The application may have calls to make before it does. */
+static void outlive(int number)
+{
+    (void)number;
 }
 
 static void start_watch(void)
@@ -274,6 +294,7 @@ int main(int argc, char *argv[])
         return 2;
     }
     signal(SIGPIPE, SIG_IGN); /* modules that speak to a server die of it when the server is gone */
+    signal(SIGTERM, outlive);
     catch_fatal_signals();
     start_watch();
     spin_room = pyha_spin_room();

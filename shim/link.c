@@ -25,8 +25,6 @@
 
 extern char **environ;
 
-#define LAST_MOMENT 0.25 /* seconds that a process may take to be gone once it is killed */
-
 static pyha_link *links; /* guarded */
 
 int pyha_link_owned(const pyha_link *link)
@@ -117,18 +115,14 @@ static void give_up_descriptors(pyha_link *link)
     link->control.number = link->helper.number = link->life.number = -1;
 }
 
-/* Waits for that; 1 also where it cannot be seen any more. */
-static int helper_ended(pyha_link *link, double deadline)
+static void wait_for_helper(pyha_link *link, double deadline)
 {
     while (is_our_helper(link)) {
         struct pollfd watched = {link->helper.number, POLLIN, 0};
         double left = pyha_slice(deadline);
-        if (poll(&watched, 1, left > 0 ? (int)(left * 1000) + 1 : 0) > 0)
-            return 1;
-        if (left <= 0)
-            return 0;
+        if (poll(&watched, 1, left > 0 ? (int)(left * 1000) + 1 : 0) > 0 || left <= 0)
+            return;
     }
-    return 1;
 }
 
 void pyha_link_dismiss(pyha_link *link, double deadline)
@@ -140,15 +134,10 @@ void pyha_link_dismiss(pyha_link *link, double deadline)
     atomic_store(&link->ended, 1);
     if (is_ours(&link->control))
         shutdown(link->control.number, SHUT_RDWR);
+    if (is_our_helper(link))
+        pidfd_send_signal(link->helper.number, SIGCONT, NULL, 0); /* one that is stopped would be waited for in vain */
     pyha_guard_leave(&saved);
-    if (!helper_ended(link, deadline)) {
-        /* Whoever closes the link meanwhile frees the number, and the next to have it may be another helper's. */
-        pyha_guard_enter(&saved);
-        if (is_our_helper(link))
-            pidfd_send_signal(link->helper.number, SIGKILL, NULL, 0);
-        pyha_guard_leave(&saved);
-        helper_ended(link, pyha_now() + LAST_MOMENT);
-    }
+    wait_for_helper(link, deadline);
 }
 
 int pyha_link_close(pyha_link *link, int at_once)
@@ -191,7 +180,7 @@ void pyha_link_unref(pyha_link *link)
 
 void pyha_link_drop(pyha_link *link)
 {
-    pyha_link_close(link, 1);
+    pyha_link_close(link, 0);
     pyha_link_unref(link);
 }
 

@@ -87,15 +87,15 @@ int pyha_link_offers(const pyha_link *link, uint32_t index);
 int pyha_link_alive(pyha_link *link);
 
 /*
- * Lets the helper end by itself once its module has returned from the calls that are under way; at the deadline it is
- * killed. Returns when it is gone. For whoever waits for such a call it ends within a slice. To be closed afterwards.
+ * Lets the helper end by itself, as pyha_link_close() does, and returns when it is gone, or at the deadline. For whoever
+ * waits for a call that is under way it ends within a slice. To be closed afterwards.
  */
 void pyha_link_dismiss(pyha_link *link, double deadline);
 
 /*
  * Calls in flight end within a slice, for whoever waits for them. The helper is killed (`at_once`), or ends by itself
- * once its module has returned from them, or has not for some seconds: a module that is killed while it writes may spoil
- * its token. Never waits; may be repeated. 0 in a forked child.
+ * once its module has returned from them, or has not by their deadlines, but after three seconds at least and twenty at
+ * most: a module that is killed while it writes may spoil its token. Never waits; may be repeated. 0 in a forked child.
  */
 int pyha_link_close(pyha_link *link, int at_once);
 

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PYHA_PROTOCOL 0x70790002u
+#define PYHA_PROTOCOL 0x70790003u
 
 #define PYHA_WORDS 10       /* 2.40 needs eight words for a call, 3.0 nine, 3.2 ten */
 #define PYHA_FUNCTIONS 92   /* the rows of the table: CK_FUNCTION_LIST, then CK_FUNCTION_LIST_3_0's own */
@@ -33,6 +33,7 @@ struct pyha_shared {
     _Atomic uint32_t request; /* number of the call that is wanted; a futex */
     uint32_t index;
     uint64_t words[PYHA_WORDS];
+    double until; /* the call's deadline, of CLOCK_MONOTONIC, in seconds */
     _Atomic uint32_t awaited; /* the application sleeps, or is about to: the reply has to wake it */
     /* Number of the call that is done; a futex. PYHA_MAPPED once the helper has the arena. */
     _Alignas(64) _Atomic uint32_t reply;

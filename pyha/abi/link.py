@@ -86,7 +86,8 @@ class Link(Protocol):
         back: 0 where it answered CKR_OK, else PYHA_ANSWERED or PYHA_MALFORMED. Raises LinkDead, LinkLate."""
 
     def release(self, arena: Arena, used: int) -> None:
-        """Wipes the first `used` bytes and gives the arena back. Once for each lease; never raises."""
+        """Wipes the first `used` bytes and gives the arena back. Once for each lease; never raises. Where its call has
+        not returned, and may yet, nothing is wiped: the memory is gone when both sides have let go of it."""
 
     def invoke(self, arena: Arena, index: int, deadline: float) -> int:
         """Runs the function at `index` of the table with `arena.words`; its CK_RV.
@@ -98,8 +99,8 @@ class Link(Protocol):
         """Whether the module has a function at `index` of the table."""
 
     def dismiss(self, deadline: float) -> None:
-        """Calls in flight raise LinkDead, and the helper ends once its module has returned from them; at the deadline
-        it is killed. Returns when it is gone. To be closed afterwards."""
+        """Calls in flight raise LinkDead, and the helper ends as after `close`, not at once. Returns when it is gone,
+        or at the deadline. To be closed afterwards."""
 
     def alone(self, deadline: float) -> Arena | None:
         """Takes every place, so that nobody calls any more, and waits for the calls that are out: an arena for what
@@ -111,8 +112,8 @@ class Link(Protocol):
 
     def close(self, at_once: bool = True) -> bool:
         """Calls in flight raise LinkDead, and the helper is killed; or (not `at_once`) it ends when its module has
-        returned from them, and at the latest after some seconds. Never waits; may be called again. Whether a module in
-        this process may still be inside of one."""
+        returned from them, and at the latest at their deadlines, or some seconds from now. Never waits; may be called
+        again. Whether a module in this process may still be inside of one."""
 
 
 class _Waiter:
@@ -134,6 +135,7 @@ class _Link:
         self._handle = ffi.gc(handle, lib.pyha_link_drop)
         self._offered = tuple(bool(lib.pyha_link_offers(handle, index)) for index in range(lib.PYHA_FUNCTIONS))
         self._closed = False
+        self._let_go = False  # the helper lives on, for the calls that are out
         self._idle: list[Arena] = []
         self._lock = threading.Lock()  # for what follows; not needed while an arena is idle
         self._waiting: deque[_Waiter] = deque()
@@ -189,6 +191,10 @@ class _Link:
         return outcome
 
     def release(self, arena: Arena, used: int) -> None:
+        if arena._spoiled and self._let_go:
+            # The module may be inside of the call yet, and have its time: a PIN that is wiped under it would be a wrong
+            # one. The memory goes with its last user.
+            return
         if used <= len(_ZEROS):
             ffi.memmove(arena.here, _ZEROS, used)
         else:
@@ -212,6 +218,7 @@ class _Link:
         return rv
 
     def dismiss(self, deadline: float) -> None:
+        self._let_go = self._let_go or self.alive
         lib.pyha_link_dismiss(self._handle, deadline)
 
     def alone(self, deadline: float) -> Arena | None:
@@ -234,6 +241,7 @@ class _Link:
 
     def close(self, at_once: bool = True) -> bool:
         again, self._closed = self._closed, True
+        self._let_go = self._let_go or (not at_once and self.alive)
         if not lib.pyha_link_close(self._handle, at_once):
             return False  # a forked child, where nobody would ever release our lock
         # Who takes an arena from now on finds that the link has ended.

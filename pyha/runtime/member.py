@@ -223,8 +223,9 @@ class Connection:
             self._leave(link.close(at_once=hangs))
 
     def finish(self, deadline: float) -> None:
-        """End the connection at C_Finalize or by the operator's word: the module may finalize, and return from what it
-        is inside of, until the deadline (seconds); then its helper is killed. Returns when that is gone."""
+        """End the connection at C_Finalize or by the operator's word: the module may finalize. Returns when its helper
+        is gone, or at the deadline (seconds): a module that is still inside of a call then may return from it as after
+        `close`, for a machine that has much to do is no reason to lose a token."""
         link = self._link
         if link is not None and link.alive:
             self._finishing = True
@@ -243,7 +244,7 @@ class Connection:
         if link is not None:
             self._link = None
             link.dismiss(deadline)
-            self._leave(link.close())
+            self._leave(link.close(at_once=False))
 
     # -- one call -----------------------------------------------------------------------------------------------
 

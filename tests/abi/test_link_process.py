@@ -322,6 +322,50 @@ def test_close_ends_calls_in_flight(link: Link, helper: Process) -> None:
     assert helper.ended()
 
 
+@pytest.mark.parametrize("way", ["close", "dismiss"])
+def test_who_is_let_go_returns_from_its_call(modules: Path, way: str) -> None:
+    link = open_process(hostile(modules), {}, soon())
+    helper = Process(command(link, Hostile.PID))
+    arena = link.arena(16, soon())
+    out = start(invoke, link, arena, COMMAND, Hostile.LAST, arena.there, 50)
+    wait_until_hung(link, 1)
+    if way == "dismiss":
+        link.dismiss(time.monotonic())
+    link.close(at_once=False)
+    assert helper.ended()
+    assert isinstance(out.exception(), LinkDead)
+    assert arena.buffer[:1] == b"\1"
+    helper.close()
+
+
+def test_who_is_let_go_has_its_call_s_own_time_and_then_hangs(modules: Path) -> None:
+    slow, hung = (open_process(hostile(modules), {}, soon()) for _ in range(2))
+    helpers = [Process(command(link, Hostile.PID)) for link in (slow, hung)]
+    arena = slow.arena(16, soon())
+    out = start(invoke, slow, arena, COMMAND, Hostile.LAST, arena.there, 3500)  # ms: more than a call has at least
+    wait_until_hung(slow, 1)
+    with leased(hung) as other, pytest.raises(LinkLate):
+        invoke(hung, other, COMMAND, Hostile.HANG, deadline=time.monotonic() + 0.05)
+    for link in (slow, hung):
+        link.close(at_once=False)
+    assert all(helper.ended() for helper in helpers)
+    assert isinstance(out.exception(), LinkDead)
+    assert arena.buffer[:1] == b"\1"
+    for helper in helpers:
+        helper.close()
+
+
+def test_a_stopped_helper_that_is_dismissed_ends(link: Link, helper: Process) -> None:
+    helper.stop()
+    link.dismiss(soon())
+    assert helper.ended(0)
+
+
+def test_a_helper_outlives_what_a_service_manager_sends(link: Link, helper: Process) -> None:
+    os.kill(helper.pid, signal.SIGTERM)
+    assert command(link, Hostile.ANSWER, 7) == 7
+
+
 def test_a_link_that_nobody_holds_ends_its_helper(modules: Path) -> None:
     link = open_process(hostile(modules), {}, soon())
     helper = Process(command(link, Hostile.PID))

@@ -1,19 +1,14 @@
 """What happens to members between two calls, as plain data that is drawn, shrunk and printed like the calls."""
 
-import fcntl
-import os
 import signal
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from tests.chaos import LIMIT, Plan, behind_chaos
+from tests.chaos import Plan, behind_chaos
 from tests.client import all_helpers, helpers, wait_for_end
 from tests.integration.conftest import TestGroup
-from tests.softhsm import SoftHSMToken
 
 
 class Way(StrEnum):
@@ -65,8 +60,9 @@ class Trouble:
         pid = helpers(self.group.label).get(self.group.tokens[fault.member].label)
         if pid is None:
             return "was out"
-        with _not_written(self.group.tokens[fault.member]), suppress(ProcessLookupError):
-            os.kill(pid, _SIGNALS[fault.way])
+        # It may be on its way back. What a member holds may be torn: resync mends it.
+        with suppress(ProcessLookupError):
+            self.group.tokens[fault.member].strike(pid, _SIGNALS[fault.way])
         return fault.way
 
     def end(self) -> None:
@@ -90,26 +86,3 @@ class Trouble:
             elif name in names and line.endswith(" returned"):
                 out.discard(names.index(name))
         return [index for index in range(len(names)) if index not in out]
-
-
-@contextmanager
-def _not_written(token: SoftHSMToken) -> Iterator[None]:
-    """While nobody is writing the token's file: SoftHSM empties it first, at every login, and a token whose helper is
-    killed there (it may be on its way back) is lost for good, with its PIN. What a member holds otherwise may be torn:
-    resync mends it."""
-    limit = time.monotonic() + LIMIT
-    with _file_of(token).open("r+b") as file:
-        while True:
-            fcntl.lockf(file, fcntl.LOCK_EX)  # as SoftHSM locks it itself, though it may write after it has unlocked
-            if os.fstat(file.fileno()).st_size:
-                break
-            fcntl.lockf(file, fcntl.LOCK_UN)
-            assert time.monotonic() < limit, f"the file of token {token.label} stays empty"
-            time.sleep(0.001)  # what its writer does next, nobody is told
-        yield
-
-
-def _file_of(token: SoftHSMToken) -> Path:
-    """The file of the token itself: its store names the directory by a UUID that ends with the serial."""
-    (file,) = token.conf.parent.glob(f"tokens/*-{token.serial[:4]}-{token.serial[4:]}/token.object")
-    return file

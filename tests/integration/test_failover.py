@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 
 from pyha.cryptoki import constants as ck
 from tests.chaos import behind_chaos
-from tests.client import EC, Client, aes_key, client, ec_pair, helpers
+from tests.client import EC, Client, aes_key, all_helpers, client, ec_pair, helpers, wait_for_end
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
 
@@ -568,6 +569,17 @@ def test_a_loss_under_many_threads_is_told_in_few_lines(group: Group, tmp_path: 
 # The end, with calls inside
 
 
+def left_alone(label: str) -> None:
+    """Only the helper whose module hangs is left, for some seconds that nobody waits: it might be at work after all."""
+    end = time.monotonic() + 60
+    while len(left := all_helpers(label)) > 1:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)
+    for each in left:
+        os.kill(each, signal.SIGKILL)
+    wait_for_end(left)
+
+
 def test_finalize_lets_go_who_is_inside_a_hung_call(group: Group, tmp_path: Path) -> None:
     made, faulty = with_deadline(group, tmp_path, 600.0, "hung")
     with client(made.module, made.environment) as app:
@@ -582,7 +594,7 @@ def test_finalize_lets_go_who_is_inside_a_hung_call(group: Group, tmp_path: Path
         assert app.finalize() == OK
         inside.join(60)
         assert answers == [ck.CKR_CRYPTOKI_NOT_INITIALIZED]
-        assert not helpers("hung")
+        left_alone("hung")
         assert not lost(made)  # nobody was: it was us who left
         faulty.clear()
         assert app.initialize() == OK
@@ -602,7 +614,7 @@ def test_finalize_while_a_member_is_being_connected(group: Group, tmp_path: Path
         assert app.finalize() == OK
         inside.join(60)
         assert answers == [ck.CKR_CRYPTOKI_NOT_INITIALIZED]
-        assert not helpers("joining")
+        left_alone("joining")
 
 
 def test_closing_and_logging_out_while_others_work(stage: Stage) -> None:

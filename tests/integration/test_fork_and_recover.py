@@ -53,8 +53,8 @@ class Forking:
 
     def kill(self, index: int) -> None:
         """The parent's helper of this member dies."""
-        name = self.made.tokens[index].label
-        os.kill(helper_of(self.process.pid, f"{LABEL}/{name}"), signal.SIGKILL)
+        token = self.made.tokens[index]
+        token.strike(helper_of(self.process.pid, f"{LABEL}/{token.label}"), signal.SIGKILL)
 
     def served_by_all(self) -> None:
         """Every member has a helper, and the parent works."""

@@ -40,7 +40,8 @@ def recovering(group: Group, recovery: RecoverySettings = AT_ONCE) -> TestGroup:
 def kill(made: TestGroup, *indices: int) -> None:
     here = helpers(made.label)
     for index in indices:
-        os.kill(here[made.tokens[index].label], signal.SIGKILL)
+        token = made.tokens[index]
+        token.strike(here[token.label], signal.SIGKILL)
 
 
 def until(made: TestGroup, text: str, app: Client | None = None, session: int = 0) -> None:
@@ -101,6 +102,7 @@ def test_a_login_that_is_under_way_when_the_application_ends_comes_to_its_own_en
         plan.wait_for("C_Login")
         written = [file.stat().st_mtime_ns for file in made.tokens[0].conf.parent.glob("tokens/*/token.object")]
         assert app.finalize() == OK
+        wait_for_end(all_helpers(LABEL))
         after = [file.stat().st_mtime_ns for file in made.tokens[0].conf.parent.glob("tokens/*/token.object")]
         assert len(written) > 0
         assert written != after

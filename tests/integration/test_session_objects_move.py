@@ -42,9 +42,10 @@ class Stage:
 
     def kill(self, index: int) -> None:
         """A member's helper ends, and the application has noticed."""
-        name = self.made.tokens[index].label
+        token = self.made.tokens[index]
+        name = token.label
         lost, returned = (self.made.logged().count(f"member {name} {what}") for what in ("lost", "returned"))
-        os.kill(helpers(self.made.label)[name], signal.SIGKILL)
+        token.strike(helpers(self.made.label)[name], signal.SIGKILL)
         self.until(f"member {name} lost", lost + 1)
         self._returned = f"member {name} returned", returned + 1
 

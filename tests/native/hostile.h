@@ -18,6 +18,7 @@ enum hostile {
     SCRIBBLE,    /* overwrites the head of the shared memory of which [1] is in, then hangs or ([2]) returns */
     CHILD,       /* leaves a child behind that holds every descriptor; rv = its pid */
     DEAFEN,      /* closes every descriptor above 2 */
+    LAST,        /* once the helper's control socket is shut, and [2] ms later: one byte of 1 at [1] */
 };
 
 enum death { BY_SEGV, BY_ABORT, BY_EXIT, BY_STACK, BY_TRAP, BY_OTHER_THREAD, BY_KILL };
