@@ -22,6 +22,7 @@ _REASON = 512
 _ZEROS = bytes(4096)
 _UNLIMITED = 1 << 30  # places of a link without threads of its own
 _HELPER = b"pyha-host"
+_AT_ONCE = 0.5  # seconds; a helper that has not mapped an arena by then is stopped
 _straight_run, _ANSWERED, _MALFORMED = lib.pyha_straight_run, lib.PYHA_ANSWERED, lib.PYHA_MALFORMED
 
 
@@ -35,6 +36,10 @@ class LinkDead(Exception):
 
 class LinkLate(Exception):
     """The deadline passed. Whatever the call still does is not seen any more; the link has to be closed."""
+
+
+class LinkBusy(LinkLate):
+    """The deadline passed before there was an arena, and that says nothing of the helper: no call was made."""
 
 
 class LinkFailed(Exception):
@@ -75,7 +80,8 @@ class Link(Protocol):
     def arena(self, capacity: int, deadline: float) -> Arena:
         """Leases an arena of at least `capacity` bytes, waiting for a place if `max_in_flight` are out.
 
-        Raises LinkDead, LinkLate, and MemoryError where this process or the helper has nothing left to make one of.
+        Raises LinkDead; LinkBusy where the time was too short; LinkLate where the helper had time to give one and is
+        stopped; MemoryError where this process or the helper has nothing left to make one of.
         """
 
     def spare(self) -> Arena | None:
@@ -262,7 +268,10 @@ class _Link:
 
     def _make(self, capacity: int, serves: bool, deadline: float) -> Any:
         made = ffi.new("pyha_arena **")
+        begun = time.monotonic()
         outcome = lib.pyha_arena_make(self._handle, capacity, serves, deadline, made)
+        if outcome == lib.PYHA_LATE and deadline - begun < _AT_ONCE:
+            raise LinkBusy
         if outcome:
             raise self._ended(outcome)
         return ffi.gc(made[0], lib.pyha_arena_drop)
@@ -297,7 +306,7 @@ class _Link:
             with self._lock:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
-                    raise LinkLate
+                    raise LinkBusy
         if waiter.arena is None:
             raise LinkDead
         return waiter.arena

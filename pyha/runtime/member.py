@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from pyha.abi.codec import Codecs, Malformed
 from pyha.abi.info import unpack_token_info
-from pyha.abi.link import Arena, Link, LinkDead, LinkFailed, LinkLate
+from pyha.abi.link import Arena, Link, LinkBusy, LinkDead, LinkFailed, LinkLate
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function, Route
 from pyha.cryptoki.info import TokenInfo
@@ -259,12 +259,12 @@ class Connection:
         codec = self._codecs.made[function.index] or self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
-        except LinkDead as loss:
-            raise self._lost(function, loss) from None
-        except LinkLate:
+        except LinkBusy:
             # No call was made: all of the member's places were taken for so long. Whether one of those calls hangs is
             # for its own deadline to say.
             raise MemberBusy(ck.CKR_DEVICE_ERROR) from None
+        except (LinkDead, LinkLate) as loss:
+            raise self._lost(function, loss) from None
         used = arena.capacity
         try:
             used = codec.write(arena, values)

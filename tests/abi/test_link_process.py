@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyha.abi.link import Link, LinkDead, LinkFailed, LinkLate, open_local, open_process
+from pyha.abi.link import Link, LinkBusy, LinkDead, LinkFailed, LinkLate, open_local, open_process
 from pyha.abi.native import ffi, lib
 from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED
 from pyha.cryptoki.functions import BY_NAME, COUNT_2_40, FUNCTIONS
@@ -161,7 +161,7 @@ def test_a_place_is_waited_for_in_turn(modules: Path) -> None:
         running.append(start(serve, number))
         while len(link._waiting) <= number:  # type: ignore[attr-defined]
             time.sleep(0.001)
-    with pytest.raises(LinkLate):
+    with pytest.raises(LinkBusy):
         link.arena(16, time.monotonic() + 0.01)
     link.release(held, 16)
     for future in running:
@@ -285,8 +285,11 @@ def test_a_dead_helper_is_noticed_though_a_child_of_the_module_holds_its_socket(
 def test_a_stopped_helper_is_late_and_close_ends_it(link: Link, helper: Process) -> None:
     helper.stop()
     for _ in range(400):  # more than the socket's queue takes
-        with pytest.raises(LinkLate):
+        with pytest.raises(LinkBusy):
             link.arena(MIB, time.monotonic() + 0.001)
+    with pytest.raises(LinkLate) as late:
+        link.arena(MIB, time.monotonic() + 0.6)
+    assert not isinstance(late.value, LinkBusy), "it had time enough"
     with leased(link) as arena, pytest.raises(LinkLate):
         invoke(link, arena, COMMAND, Hostile.ANSWER, 0, deadline=time.monotonic() + 0.05)
     link.close()

@@ -1,5 +1,8 @@
 """A rehearsal: the virtual slot over three members that obey plans, as a user of `pyha chaos` has it."""
 
+import hashlib
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -55,6 +58,21 @@ def test_a_hang_and_a_device_that_is_removed(group: Group, tmp_path: Path) -> No
         assert lost(made) == [1, 2]
         assert [plan.fired() for plan in plans] == [[], ["C_Sign"], ["C_Sign"]]
         assert sign() == [OK] * 6
+
+
+def test_a_stopped_helper_is_found_out_by_a_call_that_is_larger_than_any_before(group: Group, tmp_path: Path) -> None:
+    """It has to give memory for the call before it could be given the call."""
+    made, plans = rehearsal(group, tmp_path, deadline=2.0)
+    with client(made.module, made.environment) as app:
+        session = app.logged_in(app.slot_of(made.label))
+        for plan in plans:
+            plan.set("C_DigestInit -> delay 0")
+        assert app.start("Digest", session, ck.CKM_SHA256) == OK
+        (index,) = (at for at, plan in enumerate(plans) if plan.fired())
+        os.kill(helpers(made.label)[made.tokens[index].label], signal.SIGSTOP)
+        data = bytes(300_000)
+        assert app.out("Digest", session, data) == (OK, 32, hashlib.sha256(data).digest())
+        assert lost(made) == [index]
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
