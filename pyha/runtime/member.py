@@ -251,11 +251,15 @@ class Connection:
     def invoke(self, function: Function, values: list[Any], deadline: float) -> tuple[int, list[Any]]:
         """One call of the member's module with real handles in `values`: (CK_RV, results as the codec reads them).
 
-        `deadline`: monotonic seconds. Raises MemberLost where the member is gone or late.
+        `deadline`: monotonic seconds. Raises MemberLost where the member is gone or late; MemberBusy where no call
+        could be made in time.
         """
         link = self._link
         if link is None:
             raise MemberLost(self._cause or "it is not connected")
+        if self.clock() >= deadline:
+            # Others have used the time up, on their way here: that says nothing of this member.
+            raise MemberBusy(ck.CKR_DEVICE_ERROR)
         codec = self._codecs.made[function.index] or self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def test_a_stopped_helper_is_found_out_by_a_call_that_is_larger_than_any_before(
         data = bytes(300_000)
         assert app.out("Digest", session, data) == (OK, 32, hashlib.sha256(data).digest())
         assert lost(made) == [index]
+
+
+def test_a_member_without_a_free_place_costs_no_other_member(group: Group, tmp_path: Path) -> None:
+    """An operation that leaves it waits there once more, to close its session: that time is not the next one's."""
+    made, plans = rehearsal(group, tmp_path, deadline=1.0)
+    made.reconfigure(lambda settings: replace(settings, max_in_flight=1))
+    with client(made.module, made.environment) as app, ThreadPoolExecutor(1) as pool:
+        slot = app.slot_of(made.label)
+        session = app.logged_in(slot)
+        sessions = [app.open(slot)[1] for _ in range(6)]
+        assert [app.start("Digest", each, ck.CKM_SHA256) for each in sessions] == [OK] * 6
+        plans[0].set("C_GenerateKeyPair -> delay 4000")
+        making = pool.submit(ec_pair, app, session)
+        plans[0].wait_for("C_GenerateKeyPair")
+        for each in sessions:
+            assert app.out("Digest", each, b"x") == (OK, 32, hashlib.sha256(b"x").digest())
+        making.result()
+        assert lost(made) == []
 
 
 @pytest.mark.parametrize("index", [0, 1, 2])
