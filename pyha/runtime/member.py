@@ -131,6 +131,10 @@ class Connection:
         except MemberLost:
             self.close()
             raise
+        except MemberBusy:
+            # Nobody else can be in its way yet.
+            self.close()
+            raise MemberLost("it did not start within its deadline") from None
 
     def _initialize(self, deadline: float) -> None:
         with self._resident.lock:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 
 from pyha.abi.codec import Codecs
-from pyha.abi.link import LinkDead, LinkLate
+from pyha.abi.link import LinkBusy, LinkDead, LinkLate
 from pyha.cryptoki.functions import BY_NAME
 from pyha.runtime.member import Connection, MemberLost
 from pyha.runtime.uri import TokenUri
@@ -29,6 +29,19 @@ class Inside:
         return False
 
 
+class Starting:
+    """The link of a helper that has just been started, and gives no memory for a call in the time that is left."""
+
+    closed = False
+
+    def arena(self, *of: object) -> Any:
+        raise LinkBusy
+
+    def close(self, at_once: bool) -> bool:
+        self.closed = True
+        return False
+
+
 @pytest.fixture
 def connection() -> Connection:
     return Connection("a", 1, cast(Any, None), TokenUri(token="a"), Codecs())
@@ -40,6 +53,21 @@ def says(connection: Connection, name: str, ends: Exception, meanwhile: Callable
     with pytest.raises(MemberLost) as lost:
         connection.straight(BY_NAME[name], cast(Any, None), None, 1, 2, 9.0)
     return str(lost.value)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_who_took_all_its_time_to_start(busy: bool) -> None:
+    """It is lost, as whoever does not start is, and not one that others keep busy."""
+    link, now = Starting(), [0.0]
+
+    def start(deadline: float) -> Any:
+        now[0] = 1.0 if busy else deadline
+        return link
+
+    slow = Connection("a", 1, start, TokenUri(token="a"), Codecs(), clock=lambda: now[0])
+    with pytest.raises(MemberLost, match="did not start within its deadline"):
+        slow.connect(9.0)
+    assert link.closed
 
 
 def test_by_itself(connection: Connection) -> None:
