@@ -57,7 +57,7 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
     try:
         kind, alone = entry.identity.kind, template is not None
         with group.changes.shared(group.deadline()), group.changes.steady(kind, alone, group.deadline()):
-            expect_tokens(group)
+            expect_tokens(group, function.name)
             # Disturbed is only what comes before the change itself.
             return begun_anew(lambda: _change(group, function, values, entry, template))
     except Refusal as refusal:
@@ -70,7 +70,7 @@ def change(group: GroupRuntime, session: VirtualSession, function: Function, val
 
 def _change(group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None) -> int:
     identify_again(group, entry, group.present()[0][0])
-    _tell_apart(group, entry)
+    _tell_apart(group, function.name, entry)
     escrowed = entry.identity.object_class in KEY_CLASSES and group.user == ck.CKU_USER
     old = existing_record(group, entry) if escrowed else None
     new = _record_after(group, entry, old, template) if escrowed and template is not None else None
@@ -79,12 +79,13 @@ def _change(group: GroupRuntime, function: Function, values: list[Any], entry: E
     lacking: set[str] = set()
     missed = Missed(
         group,
+        function.name,
         before,
         None if template is None else after,
         template or (),
         lambda: group.missing() | passed_over | lacking,
     )
-    placed = Placed()
+    placed = Placed(function.name)
     rv = ck.CKR_GENERAL_ERROR
     try:
         if new is not None:
@@ -131,7 +132,7 @@ def _changed_there(
     return rv
 
 
-def _tell_apart(group: GroupRuntime, entry: Entry) -> None:
+def _tell_apart(group: GroupRuntime, what: str, entry: Entry) -> None:
     """Nothing is changed on one member that could not be changed on another. Raises Refusal, NobodyLeft."""
 
     def work(index: int, connection: Connection) -> None:
@@ -145,7 +146,7 @@ def _tell_apart(group: GroupRuntime, entry: Entry) -> None:
         if not apart:
             raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} has several objects like it")
 
-    on_each(group, work)
+    on_each(group, what, work)
 
 
 def _record_after(
@@ -311,13 +312,13 @@ def _remove_record(group: GroupRuntime, record: EscrowRecord, identity: Identity
             if found == record and not kept.has(connection, real)
         ]
         if equal:
-            gone = Placed()
+            gone = Placed(kept.what)
             gone.add(index, connection, equal[0], record_like(record, identity), equal=True)
             gone.take_back(group)
         if len(equal) > 1:
             group.news.compare_soon()
 
     try:
-        on_each(group, work)
+        on_each(group, kept.what, work)
     except Refusal as refusal:
         log.log("warning", f'group "{group.settings.label}": a superseded record stays: {refusal}')

@@ -75,7 +75,7 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
     SourceLost."""
     if copy.identity.object_class not in KEY_CLASSES:
         return _create(group, source, real, target, copy)
-    placed = Placed()
+    placed = Placed("a resync")
     try:
         carried, proof = _wrapped(group, source, real, copy)
         promised = {**values_of(carried.template), **dict(copy.settings)}
@@ -121,7 +121,7 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
         seen[:] = [whole]
         return lost(promised, found)
 
-    placed = Placed()
+    placed = Placed("a resync")
     try:
         return create_on(group, *target, template, promised, placed, look), seen[0]
     except BaseException:

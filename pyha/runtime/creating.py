@@ -108,7 +108,7 @@ def create(
                 inside.enter_context(group.changes.steady(copied.entry.identity.kind, False, group.deadline()))
         try:
             if lasting:
-                expect_tokens(group)
+                expect_tokens(group, function.name)
             try:
                 return begun_anew(once)
             except Unreplicable as unreplicable:
@@ -284,7 +284,7 @@ def _repeat(
                 raise Refusal(ck.CKR_DEVICE_ERROR, f"{what}: without {type_names(lacking)}")
             return real
 
-        made = on_each(group, work)
+        made = on_each(group, function.name, work)
         identity = identity_of_made(group, made)
         if record is not None:
             record.write(group, identity, placed)

@@ -23,7 +23,7 @@ class Creation:
     """One creating call: `placed`: the token objects that it has made so far. `what`: the function's name."""
 
     def __init__(self, group: GroupRuntime, what: str) -> None:
-        self.placed = Placed()
+        self.placed = Placed(what)
         self._group = group
         self._what = what
         self._marks: list[Missed] = []
@@ -45,7 +45,7 @@ class Creation:
         does no harm, because those that hold it hold the new one too. Raises Refusal, NobodyLeft."""
         if not self._group.missing():
             return
-        mark = Missed(self._group, identity, identity, (), self._group.missing)
+        mark = Missed(self._group, self._what, identity, identity, (), self._group.missing)
         if mark.is_told():
             return
         self._marks.append(mark)
@@ -56,7 +56,7 @@ class Creation:
         for mark in self._marks:
             mark.take_back()
         identities = self._identities()
-        missed = [Missed(self._group, each, None, (), self.lost) for each in identities]
+        missed = [Missed(self._group, self._what, each, None, (), self.lost) for each in identities]
         for each in missed:
             each.cover_at_last()
         self.placed.take_back(self._group)

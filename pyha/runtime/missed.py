@@ -21,25 +21,27 @@ from pyha.runtime.steps import Placed, on_each, step
 
 
 class Missed:
-    """The tombstone of one object for one call. `was`, `now`, `changes`: as a Tombstone has them; `absent`: tells who
-    misses it, from time to time more."""
+    """The tombstone of one object for one call. `what`: the name of its function. `was`, `now`, `changes`: as a
+    Tombstone has them; `absent`: tells who misses it, from time to time more."""
 
     def __init__(
         self,
         group: GroupRuntime,
+        what: str,
         was: Identity,
         now: Identity | None,
         changes: Template,
         absent: Callable[[], frozenset[str]],
     ) -> None:
         self._group = group
+        self._what = what
         self._was = was
         self._now = now
         self._changes = recordable(changes, was.object_class)
         self._absent = absent
         self._earlier: list[Tombstone] | None = None
         self._written: Tombstone | None = None
-        self._placed = Placed()
+        self._placed = Placed(self._what)
         self._gone: tuple[Tombstone, ...] = ()
         # Handles of the earlier ones: by the connection's generation, member and count of logins, with which they go.
         self._seen: dict[tuple[int, int, int], list[int]] = {}
@@ -87,7 +89,7 @@ class Missed:
             step(self._group, index, connection, "C_DestroyObject", attempt)
 
         try:
-            on_each(self._group, work)
+            on_each(self._group, self._what, work)
         except Refusal as refusal:
             log.log("warning", f'group "{self._group.settings.label}": a superseded tombstone stays: {refusal}')
 
@@ -105,7 +107,7 @@ class Missed:
             made, absent = max(made, before.made + 1), absent | before.pending
         new = Tombstone(self._group.settings.id, self._was, self._now, self._changes, absent, made)
         new, self._gone = laid_upon(new, self._earlier)
-        self._placed = Placed()
+        self._placed = Placed(self._what)
 
         def find(connection: Connection, session: int, deadline: float) -> list[int]:
             found = tombstones.find(connection, self._group.settings.id, deadline, self._was)
@@ -124,7 +126,7 @@ class Missed:
             self._placed.add(index, connection, real, find, equal=True)
 
         try:
-            on_each(self._group, work)
+            on_each(self._group, self._what, work)
         except BaseException:
             self._placed.take_back(self._group)
             self._placed = narrow
@@ -143,4 +145,4 @@ class Missed:
 
             return step(self._group, index, connection, "C_GetAttributeValue", attempt)[1] or []
 
-        return [tombstone for _, found in on_each(self._group, work) for tombstone in found]
+        return [tombstone for _, found in on_each(self._group, self._what, work) for tombstone in found]

@@ -307,7 +307,9 @@ def create_everywhere(
     NobodyLeft."""
     promised = values_of(template)
     return on_each(
-        group, lambda index, connection: create_on(group, index, connection, template, promised, placed, fresh=fresh)
+        group,
+        placed.what,
+        lambda index, connection: create_on(group, index, connection, template, promised, placed, fresh=fresh),
     )
 
 

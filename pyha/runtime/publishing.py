@@ -38,13 +38,15 @@ def publish(
     for_ever = value_of(carried.template, ck.CKA_DESTROYABLE) == b"\0"
     if not direct or for_ever:
         # What cannot be proved as it is, or could not be taken back, is tried as a session object everywhere first.
-        on_each(group, lambda index, connection: _try(group, index, connection, carried, proof, for_ever))
+        on_each(group, placed.what, lambda index, connection: _try(group, index, connection, carried, proof, for_ever))
     if carried.recorded:
         record = carried.record(group.settings.id, identity)
         write_records(group, record, identity, placed)
     held, promised = proof if direct else None, values_of(carried.template)
     return on_each(
-        group, lambda index, connection: _place(group, index, connection, carried, held, placed, promised, fresh)
+        group,
+        placed.what,
+        lambda index, connection: _place(group, index, connection, carried, held, placed, promised, fresh),
     )
 
 
@@ -210,4 +212,4 @@ def write_records(group: GroupRuntime, record: EscrowRecord, identity: Identity,
             raise refused(rv, f"member {group.name(index)} refused the escrow record")
         placed.add(index, connection, real, find, equal=True)
 
-    on_each(group, work)
+    on_each(group, placed.what, work)

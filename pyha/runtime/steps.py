@@ -75,9 +75,10 @@ def step(
     return rv, values[0] if values else None
 
 
-def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[tuple[Connection, T]]:
+def on_each(group: GroupRuntime, what: str, work: Callable[[int, Connection], T]) -> list[tuple[Connection, T]]:
     """`work` on every member that is in, in their order; who is lost meanwhile is out, and the rest go on. A call that
-    takes down helper after helper is refused. Raises what `work` raises but MemberLost; Refusal, NobodyLeft."""
+    takes down helper after helper is refused. `what`: the name of the application's function. Raises what `work` raises
+    but MemberLost; Refusal, NobodyLeft."""
     done = []
     gone = []
     poisoned = 0
@@ -95,15 +96,15 @@ def on_each(group: GroupRuntime, work: Callable[[int, Connection], T]) -> list[t
     if not done:
         raise group.nobody_left()
     for index, why, seconds in gone:
-        group.news.count_failover("a creation or change", index, why, seconds, None)
+        group.news.count_failover(what, index, why, seconds, None)
     return done
 
 
-def expect_tokens(group: GroupRuntime) -> None:
-    """Before anything is made or changed: who has another token in its slot by now gets nothing of it, and is out.
-    Raises Refusal, NobodyLeft."""
+def expect_tokens(group: GroupRuntime, what: str) -> None:
+    """Before anything is made or changed by the function of this name: who has another token in its slot by now gets
+    nothing of it, and is out. Raises Refusal, NobodyLeft."""
     try:
-        on_each(group, lambda index, connection: connection.expect_token(group.deadline(), at_ease=True))
+        on_each(group, what, lambda index, connection: connection.expect_token(group.deadline(), at_ease=True))
     except SessionRefused as busy:
         raise Refusal(busy.rv, "a member cannot be asked for its token") from None
 
@@ -147,8 +148,10 @@ class Made:
 
 @dataclass(slots=True)
 class Placed:
-    """What has been made so far, so that it can be taken back."""
+    """What has been made so far, so that it can be taken back. `what`: the name of the application's function, or what
+    else makes it."""
 
+    what: str
     objects: list[Made] = field(default_factory=list)
 
     def add(self, index: int, connection: Connection, real: int, find: Find | None = None, equal: bool = False) -> None:

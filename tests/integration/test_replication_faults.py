@@ -70,6 +70,10 @@ STEPS = {
     "imported": ("C_CreateObject", "C_UnwrapKey", "C_DeriveKey"),
     "repeated": ("C_CreateObject",),
 }
+CALLED = {
+    **dict.fromkeys(("pair", "deriving", "decrypting"), "C_GenerateKeyPair"),
+    **{"aes": "C_GenerateKey", "imported": "C_CreateObject", "repeated": "C_CreateObject"},
+}
 SECONDARY = [(maker, step) for maker, steps in STEPS.items() for step in steps]
 
 
@@ -109,6 +113,7 @@ def test_a_member_that_dies_is_out_and_the_rest_have_the_key(
         key = MAKERS[maker](it.app)
         assert faults.waiting() == []
         assert f"member {made.tokens[index].label} lost" in made.logged()
+        assert f"failover: {CALLED[maker]} went on with the members that are left" in made.logged()
         assert it.app.read(key, ck.CKA_LABEL)[ck.CKA_LABEL] == b"made"
         whole = [members for at, members in enumerate(it.inventory()) if at != index]
         assert whole[0] == whole[1]
