@@ -34,10 +34,8 @@ def publish(
     """Put the key on every member that is in: (connection, real handle) each. `fresh`: it is a new one, of which there
     is no copy yet. Raises Refusal, Unreplicable, NobodyLeft; what was made is in `placed`, and is the caller's to take
     back."""
-    direct = _proves_itself(carried.template, proof)
-    for_ever = value_of(carried.template, ck.CKA_DESTROYABLE) == b"\0"
-    if not direct or for_ever:
-        # What cannot be proved as it is, or could not be taken back, is tried as a session object everywhere first.
+    direct, tried, for_ever = _manner(carried.template, proof)
+    if tried:
         on_each(group, placed.what, lambda index, connection: _try(group, index, connection, carried, proof, for_ever))
     if carried.recorded:
         record = carried.record(group.settings.id, identity)
@@ -61,13 +59,20 @@ def publish_on(
 ) -> int:
     """Put the key on one member, which need not be in yet, with all the protections `promised`: its real handle. Raises
     as `publish` does, and MemberLost."""
-    direct = _proves_itself(carried.template, proof)
-    for_ever = value_of(carried.template, ck.CKA_DESTROYABLE) == b"\0"
-    # Whoever is killed before the object itself is proved leaves one of which nothing could be told: but for a secret
-    # key, which then tells no check value, it is tried first.
-    if not direct or for_ever or not isinstance(proof, CheckValue):
+    direct, tried, for_ever = _manner(carried.template, proof)
+    if tried:
         _try(group, index, connection, carried, proof, for_ever)
     return _place(group, index, connection, carried, proof if direct else None, placed, promised)
+
+
+def _manner(template: Template, proof: Proof) -> tuple[bool, bool, bool]:
+    """How such a key is put on a member: whether the published object itself is proved there, whether a session copy is
+    tried first, and whether the template as it is is tried with it, because what is made could not be taken back."""
+    direct = _proves_itself(template, proof)
+    for_ever = value_of(template, ck.CKA_DESTROYABLE) == b"\0"
+    # Whoever is killed before the object itself is proved leaves one of which nothing could be told, but for a secret
+    # key, which then tells no check value.
+    return direct, not direct or for_ever or not isinstance(proof, CheckValue), for_ever
 
 
 def _proves_itself(template: Template, proof: Proof) -> bool:

@@ -17,7 +17,7 @@ from pyha.cryptoki import constants as ck
 from tests.chaos import LIMIT, Plan, behind_chaos
 from tests.client import Client, client
 from tests.integration.conftest import TestGroup
-from tests.integration.replication_tools import STAYS
+from tests.integration.replication_tools import P256, STAYS
 from tests.integration.test_exclusion import FAR, other_process
 from tests.integration.test_group_sync import Sync
 from tests.integration.test_not_waited import until
@@ -130,6 +130,25 @@ def test_one_is_killed(
         assert its.answered == []
     expect(made, b"second", ck.CKA_ENCRYPT, ck.CKA_DECRYPT)
     probe.close()
+
+
+@pytest.mark.parametrize(("usage", "proof"), [(ck.CKA_SIGN, "C_SignInit"), (ck.CKA_DERIVE, "C_DeriveKey")])
+def test_a_new_private_key_is_proved_before_it_is_on_a_token(
+    group: Group, tmp_path: Path, usage: int, proof: str
+) -> None:
+    """Nobody could tell of one that is on a token whether it is the key, and its maker may be killed."""
+    made = group(members=2, label=LABEL)
+    plan = behind_chaos(made, tmp_path)[1]
+    named: dict[int, Any] = {ck.CKA_LABEL: b"it", ck.CKA_ID: b"1"}
+    public = {**named, ck.CKA_TOKEN: True, ck.CKA_EC_PARAMS: P256}
+    private = {**named, **STAYS, ck.CKA_SIGN: False, ck.CKA_DERIVE: False, usage: True}
+    plan.set(f"{proof} -> hang")
+    with running(made, lambda app, session: app.pair(session, ck.CKM_EC_KEY_PAIR_GEN, public, private)[0]) as its:
+        plan.wait_for(proof)
+        os.kill(its.pid, signal.SIGKILL)
+    assert its.answered == []
+    with made.member(1) as plain:
+        assert plain.find({ck.CKA_CLASS: ck.CKO_PRIVATE_KEY, ck.CKA_LABEL: b"it"}) == []
 
 
 def expect(made: TestGroup, last: bytes, *changed: int) -> None:
