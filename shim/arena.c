@@ -69,6 +69,28 @@ static int await(pyha_arena *arena, uint32_t number, double deadline)
     }
 }
 
+/* Gives the helper one call (`times` 0), or a series of them, and waits until it has done it. */
+static int hand_over(pyha_arena *arena, uint32_t index, uint32_t times, double deadline)
+{
+    pyha_link *link = arena->link;
+    if (pyha_now() >= deadline)
+        return PYHA_LATE;
+    struct pyha_shared *shared = arena->shared;
+    arena->number = pyha_next(arena->number);
+    shared->index = index;
+    shared->times = times;
+    shared->until = deadline;
+    atomic_store(&shared->request, arena->number);
+    if (atomic_load(&shared->idle))
+        pyha_futex_wake(&shared->request);
+    /* Calls that sleep count too: they are work for a helper, which needs a core. */
+    int near = atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed) < link->spin_room && index < PYHA_FUNCTIONS &&
+               !times && pyha_spin(&arena->waits[index], &shared->reply, arena->number);
+    int outcome = near ? PYHA_DONE : await(arena, arena->number, deadline);
+    atomic_fetch_sub_explicit(&calls, 1, memory_order_relaxed);
+    return outcome;
+}
+
 int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
 {
     pyha_link *link = arena->link;
@@ -78,22 +100,32 @@ int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline)
         arena->rv = pyha_module_call(&link->module, index, arena->words);
         return PYHA_DONE;
     }
-    if (pyha_now() >= deadline)
-        return PYHA_LATE;
-    struct pyha_shared *shared = arena->shared;
-    arena->number = pyha_next(arena->number);
-    shared->index = index;
-    shared->until = deadline;
-    atomic_store(&shared->request, arena->number);
-    if (atomic_load(&shared->idle))
-        pyha_futex_wake(&shared->request);
-    /* Calls that sleep count too: they are work for a helper, which needs a core. */
-    int near = atomic_fetch_add_explicit(&calls, 1, memory_order_relaxed) < link->spin_room && index < PYHA_FUNCTIONS &&
-               pyha_spin(&arena->waits[index], &shared->reply, arena->number);
-    int outcome = near ? PYHA_DONE : await(arena, arena->number, deadline);
-    atomic_fetch_sub_explicit(&calls, 1, memory_order_relaxed);
+    int outcome = hand_over(arena, index, 0, deadline);
     if (outcome == PYHA_DONE)
-        arena->rv = *(volatile uint64_t *)&shared->result;
+        arena->rv = *(volatile uint64_t *)&arena->shared->result;
+    return outcome;
+}
+
+int pyha_arena_series(pyha_arena *arena, uint32_t index, uint64_t turns, uint32_t times, double budget, double deadline)
+{
+    pyha_link *link = arena->link;
+    arena->made = 0;
+    if (atomic_load_explicit(&link->ended, memory_order_relaxed))
+        return PYHA_DEAD;
+    if (!times)
+        return PYHA_DONE;
+    if (link->local) {
+        struct pyha_turn *first = (struct pyha_turn *)(uintptr_t)turns;
+        arena->made = pyha_module_series(&link->module, index, first, times, budget, &link->ended);
+        return PYHA_DONE;
+    }
+    arena->shared->turns = turns;
+    arena->shared->budget = budget;
+    int outcome = hand_over(arena, index, times, deadline);
+    if (outcome == PYHA_DONE) {
+        uint32_t made = *(volatile uint32_t *)&arena->shared->made;
+        arena->made = made <= times ? made : 0;
+    }
     return outcome;
 }
 

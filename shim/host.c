@@ -42,6 +42,7 @@ struct arena {
 };
 
 static struct pyha_module module;
+static atomic_int leaving; /* the application is gone: nobody wants the rest of a series */
 static int spin_room;      /* threads that may look for their next call at once */
 static atomic_int looking; /* those that do */
 static struct arena *lent;            /* memory only; the main thread's */
@@ -105,6 +106,7 @@ static void *watch(void *unused)
     (void)unused;
     while (poll(watched, 2, -1) <= 0)
         ;
+    atomic_store(&leaving, 1);
     double left = now(), time = left;
     while (time < left + LONGEST && waited_for(left, time)) {
         poll(NULL, 0, SLICE);
@@ -164,7 +166,7 @@ static void *serve(void *argument)
     struct arena *arena = argument;
     struct pyha_shared *shared = arena->shared;
     uint32_t wanted = pyha_next(PYHA_MAPPED), last = 0;
-    struct pyha_spin waits[PYHA_FUNCTIONS] = {0};
+    struct pyha_spin waits[PYHA_FUNCTIONS + 1] = {0}; /* the last one: after a series */
     /* A module that overflows its stack must still be able to say so. */
     stack_t stack = {.ss_sp = malloc(SIGNAL_STACK), .ss_size = SIGNAL_STACK};
     if (stack.ss_sp)
@@ -172,11 +174,16 @@ static void *serve(void *argument)
     for (;;) {
         uint64_t words[PYHA_WORDS];
         expect(shared, wanted, &waits[last]);
-        last = shared->index < PYHA_FUNCTIONS ? shared->index : 0;
+        uint32_t times = shared->times;
+        last = times ? PYHA_FUNCTIONS : shared->index < PYHA_FUNCTIONS ? shared->index : 0;
         memcpy(words, shared->words, sizeof words);
         running_number = wanted;
         running = shared;
-        shared->result = pyha_module_call(&module, shared->index, words);
+        if (times)
+            shared->made = pyha_module_series(&module, shared->index, (struct pyha_turn *)(uintptr_t)shared->turns,
+                                              times, shared->budget, &leaving);
+        else
+            shared->result = pyha_module_call(&module, shared->index, words);
         running = NULL;
         atomic_store(&shared->reply, wanted);
         if (atomic_load(&shared->awaited))

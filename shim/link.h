@@ -34,6 +34,7 @@ struct pyha_arena {
     uint64_t there;    /* the same byte at the module's address */
     uint64_t capacity; /* bytes */
     uint64_t rv;       /* result of the last call that was done */
+    uint32_t made;     /* calls of the last series; 0 where the helper's number cannot be */
 
     pyha_link *link;
     struct pyha_shared *shared;
@@ -109,6 +110,14 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
 
 /* Calls function `index` with `arena->words`; the result is in `arena->rv`. PYHA_DONE, _DEAD, _CULPRIT or _LATE. */
 int pyha_arena_call(pyha_arena *arena, uint32_t index, double deadline);
+
+/*
+ * Calls function `index` for each of `times` turns, in one hand-over; `turns`: the module's address of the first, in
+ * this arena or in one that serves no calls. The results are there, as many as `arena->made` says: none is begun once
+ * `budget` seconds have gone by, so the deadline is that of one call. PYHA_DONE, _DEAD, _CULPRIT (in one of the calls) or
+ * _LATE.
+ */
+int pyha_arena_series(pyha_arena *arena, uint32_t index, uint64_t turns, uint32_t times, double budget, double deadline);
 
 void pyha_arena_wipe(pyha_arena *arena, uint64_t used);
 

@@ -5,6 +5,7 @@
 #include <dlfcn.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #define FUNCTION_NOT_SUPPORTED 0x54 /* CKR_FUNCTION_NOT_SUPPORTED */
 
@@ -104,4 +105,25 @@ uint64_t pyha_module_call(const struct pyha_module *module, uint32_t index, cons
     if (!found)
         return FUNCTION_NOT_SUPPORTED;
     return ((function)(uintptr_t)found)(w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8], w[9]);
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+uint32_t pyha_module_series(const struct pyha_module *module, uint32_t index, struct pyha_turn *turns, uint32_t times,
+                            double budget, const atomic_int *ended)
+{
+    double end = seconds() + budget;
+    uint32_t made = 0;
+    do {
+        uint64_t words[PYHA_WORDS];
+        memcpy(words, turns[made].words, sizeof words);
+        turns[made].result = pyha_module_call(module, index, words);
+        made++;
+    } while (made < times && !atomic_load(ended) && seconds() < end);
+    return made;
 }

@@ -7,6 +7,7 @@
 #ifndef PYHA_MODULE_H
 #define PYHA_MODULE_H
 
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,13 @@ int pyha_module_load(struct pyha_module *module, const char *path, int flags, co
 
 /* The result of function `index`; CKR_FUNCTION_NOT_SUPPORTED where there is none. */
 uint64_t pyha_module_call(const struct pyha_module *module, uint32_t index, const uint64_t words[PYHA_WORDS]);
+
+/*
+ * Calls function `index` for each of the turns, of which there is one at least, and puts the results there. Begins no
+ * further call once `budget` seconds have gone by, or *ended is set. Returns how many were made.
+ */
+uint32_t pyha_module_series(const struct pyha_module *module, uint32_t index, struct pyha_turn *turns, uint32_t times,
+                            double budget, const atomic_int *ended);
 
 static inline void pyha_module_offers(const struct pyha_module *module, uint64_t offered[2])
 {

@@ -16,7 +16,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PYHA_PROTOCOL 0x70790003u
+#define PYHA_PROTOCOL 0x70790004u
 
 #define PYHA_WORDS 10       /* 2.40 needs eight words for a call, 3.0 nine, 3.2 ten */
 #define PYHA_FUNCTIONS 92   /* the rows of the table: CK_FUNCTION_LIST, then CK_FUNCTION_LIST_3_0's own */
@@ -27,6 +27,12 @@
 #define PYHA_APPLICATION_FD 4 /* a pidfd of the application */
 #define PYHA_LIFE_FD 5        /* a pipe that nobody writes to; its other end is the application's, see host.c */
 
+/* One call of a series: the same function again and again, in one hand-over. A series is an array of these. */
+struct pyha_turn {
+    uint64_t words[PYHA_WORDS];
+    uint64_t result;
+};
+
 /* The head of every shared arena; its memory proper begins PYHA_HEAD bytes after it. */
 #define PYHA_HEAD 256
 struct pyha_shared {
@@ -35,12 +41,16 @@ struct pyha_shared {
     uint64_t words[PYHA_WORDS];
     double until; /* the call's deadline, of CLOCK_MONOTONIC, in seconds */
     _Atomic uint32_t awaited; /* the application sleeps, or is about to: the reply has to wake it */
+    uint32_t times;           /* calls of a series; 0: one call, with `words` */
+    uint64_t turns;           /* the helper's address of the series */
+    double budget;            /* seconds after which it begins no further call of it */
     /* Number of the call that is done; a futex. PYHA_MAPPED once the helper has the arena. */
     _Alignas(64) _Atomic uint32_t reply;
     _Atomic uint32_t died; /* number of the call in which the helper met its end */
     uint64_t result;
     uint64_t there; /* the helper's address of the memory proper; 0: it could not take it */
     _Atomic uint32_t idle; /* the helper's thread sleeps, or is about to: a request has to wake it */
+    uint32_t made;         /* calls of the series that were made */
 };
 _Static_assert(sizeof(struct pyha_shared) <= PYHA_HEAD, "the head of an arena has outgrown its room");
 _Static_assert(sizeof(long) == 8 && sizeof(void *) == 8, "pyha is for LP64 platforms");

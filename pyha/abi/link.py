@@ -14,6 +14,9 @@ from typing import Any, Protocol
 
 from pyha.abi.native import ffi, lib
 
+TURN = 8 * (lib.PYHA_WORDS + 1)
+"""Bytes of one call of a series (shim/protocol.h): its words, its CK_RV."""
+
 _HEAD = 256  # bytes of every arena that are the link's own (shim/protocol.h)
 _ORDINARY = (64 << 10) - _HEAD  # bytes; nearly every call fits
 _SPARE = 2  # larger memories that are kept for the next large call
@@ -100,6 +103,12 @@ class Link(Protocol):
 
         CKR_FUNCTION_NOT_SUPPORTED where the module has none. Raises LinkDead, LinkLate.
         """
+
+    def series(self, arena: Arena, index: int, times: int, budget: float, deadline: float) -> int:
+        """Runs the function at `index` so many times in one hand-over, with the turns (`TURN` bytes each: ten words,
+        and room for the CK_RV) that the arena's memory begins with; how many were made. None is begun after `budget`
+        seconds, so that `deadline` is that of one call. 0: it cannot be told. Raises ValueError where the turns are
+        more than the memory, LinkDead, LinkLate."""
 
     def offers(self, index: int) -> bool:
         """Whether the module has a function at `index` of the table."""
@@ -222,6 +231,17 @@ class _Link:
             raise self._ended(outcome)
         rv: int = server.rv
         return rv
+
+    def series(self, arena: Arena, index: int, times: int, budget: float, deadline: float) -> int:
+        if times * TURN > arena.capacity:
+            raise ValueError("a series of more turns than there is room for")
+        server = arena._server
+        outcome = lib.pyha_arena_series(server, index, arena.there, times, budget, deadline)
+        if outcome:
+            arena._spoiled = True
+            raise self._ended(outcome)
+        made: int = server.made
+        return made
 
     def dismiss(self, deadline: float) -> None:
         self._let_go = self._let_go or self.alive

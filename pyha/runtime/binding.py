@@ -6,7 +6,7 @@ in passing would bring back what another process is just deleting. Session objec
 Sources: SEMANTICS.md section 2; REPLICATION.md (identity and finding).
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -18,7 +18,7 @@ from pyha.cryptoki.values import Attribute, Mechanism, Template
 from pyha.ha.identity import READ, WITH_VALUE, Identity, identity_of, number, ulong
 from pyha.runtime.carrying import bring
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import housekeeping, in_series, read_attributes, read_many, search
 from pyha.runtime.member import Connection
 from pyha.runtime.objects import Entry
 from pyha.runtime.twins import proof_of, proves, twin_among
@@ -43,6 +43,27 @@ def read_identity(
         return None
     hashed = value_hash(connection, session, real, attributes, deadline)
     return identity_of(attributes, hashed, _twin(connection, session, real, attributes, deadline))
+
+
+def read_identities(
+    connection: Connection, session: int, reals: Sequence[int], deadline: Callable[[], float]
+) -> Iterator[Identity | None]:
+    """`read_identity` of many objects, in their order. `deadline`: for each call or series of them. Raises MemberLost,
+    SearchFailed."""
+    for part, seen in in_series(connection, session, reals, READ, deadline):
+        valued = [
+            real
+            for real, attributes in zip(part, seen, strict=True)
+            if attributes and number(attributes.get(ck.CKA_CLASS)) in WITH_VALUE
+        ]
+        values = dict(read_many(connection, session, valued, (ck.CKA_VALUE,), deadline))
+        for real, attributes in zip(part, seen, strict=True):
+            if not attributes:
+                yield read_identity(connection, session, real, deadline())
+                continue
+            value = values.get(real, {}).get(ck.CKA_VALUE)
+            twin = _twin(connection, session, real, attributes, deadline())
+            yield identity_of(attributes, sha256(value).digest() if value else None, twin)
 
 
 def value_hash(

@@ -3,15 +3,17 @@
 Source: SEMANTICS.md section 2 ("housekeeping uses real sessions of its own"); REPLICATION.md (one operation a session).
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
 from pyha.abi.info import unpack_session_info
 from pyha.abi.queries import Laid
+from pyha.abi.series import Series, Values
 from pyha.abi.templates import is_array
 from pyha.cryptoki import constants as ck
+from pyha.cryptoki.attributes import Form, form_of
 from pyha.cryptoki.functions import Route
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.values import Attribute, Found, Query, Template
@@ -22,6 +24,8 @@ from pyha.runtime.member import Connection, MemberLost
 _PUBLIC_STATES = (ck.CKS_RO_PUBLIC_SESSION, ck.CKS_RW_PUBLIC_SESSION)
 _BATCH = 256
 _ROOM = 512
+_ROOMS = {Form.BOOL: 16, Form.ULONG: 16, Form.DATE: 16}
+"""Bytes of room for what has a fixed length, in a series; what is longer all the same is read by itself."""
 _KEY = (ck.CKA_LABEL, ck.CKA_ID)
 _HAS = {
     ck.CKO_DATA: (ck.CKA_LABEL, ck.CKA_APPLICATION, ck.CKA_OBJECT_ID, ck.CKA_VALUE),
@@ -245,6 +249,67 @@ def _long(connection: Connection, session: int, real: int, kind: int, deadline: 
     rv, results = connection.call("C_GetAttributeValue", deadline, session, real, (Query(kind, None),))
     length = results[2][0].length if rv == ck.CKR_OK and results[2] else None
     return read_attributes(connection, session, real, (kind,), deadline) if length and length > _ROOM else {}
+
+
+def in_series(
+    connection: Connection,
+    session: int,
+    reals: Sequence[int],
+    wanted: Iterable[int],
+    deadline: Callable[[], float],
+    arrays: tuple[int, ...] = (),
+) -> Iterator[tuple[Sequence[int], list[Values]]]:
+    """What many objects show, some in each hand-over: (handles, what `read_attributes` says of each, or None where that
+    has to be asked). `deadline`: for each of these readings. `arrays`: attribute arrays, of which only that there is
+    none can be told so. Raises MemberLost, MemberBusy."""
+    wanted = tuple(wanted)
+    layout = _series(wanted, arrays)
+    asked = frozenset(wanted)
+    must: dict[tuple[bytes | None, bytes | None], frozenset[int]] = {}
+    at = 0
+    while at < len(reals):
+        part = reals[at : at + layout.most]
+        seen: list[Values] = [None]
+        if len(part) > 1:
+            # What there is no memory for in one piece is read one by one.
+            with suppress(MemoryError):
+                seen = connection.series(layout, session, part, deadline())
+        yield (
+            part[: len(seen)],
+            [each if each is not None and _is_whole(each, asked, must) else None for each in seen],
+        )
+        at += len(seen)
+
+
+def read_many(
+    connection: Connection, session: int, reals: Sequence[int], wanted: Iterable[int], deadline: Callable[[], float]
+) -> Iterator[tuple[int, dict[int, bytes]]]:
+    """`read_attributes` of many objects: each handle, and what it shows. `deadline`: for each call or series of them.
+    Raises MemberLost, SearchFailed."""
+    wanted = tuple(wanted)
+    for part, seen in in_series(connection, session, reals, wanted, deadline):
+        for real, values in zip(part, seen, strict=True):
+            if values is None:
+                values = read_attributes(connection, session, real, wanted, deadline())
+            yield real, values
+
+
+@lru_cache(64)
+def _series(wanted: tuple[int, ...], arrays: tuple[int, ...]) -> Series:
+    rooms = (Query(each, _ROOMS.get(form_of(each), _ROOM)) for each in wanted)
+    return Series((*(Query(each, None) for each in arrays), *rooms))
+
+
+def _is_whole(
+    values: dict[int, bytes], asked: frozenset[int], must: dict[tuple[bytes | None, bytes | None], frozenset[int]]
+) -> bool:
+    """Whether all is among them that was asked, is of any length, and that the object has (`with_the_long`). `must`:
+    what that is, for each class and type."""
+    told = values.get(ck.CKA_CLASS), values.get(ck.CKA_KEY_TYPE)
+    needed = must.get(told)
+    if needed is None:
+        needed = must[told] = asked.intersection(_has(*map(number, told)))
+    return needed <= values.keys()
 
 
 @lru_cache(64)

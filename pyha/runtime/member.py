@@ -10,12 +10,13 @@ Sources: SEMANTICS.md sections 2 and 4; REPLICATION.md (quirks: token missing ri
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from pyha.abi.codec import Codecs, Malformed
 from pyha.abi.info import unpack_token_info
 from pyha.abi.link import Arena, Link, LinkBusy, LinkDead, LinkFailed, LinkLate
+from pyha.abi.series import FUNCTION, Series, Values
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function, Route
 from pyha.cryptoki.info import TokenInfo
@@ -31,6 +32,8 @@ Clock = Callable[[], float]
 
 _FINALIZE = BY_NAME["C_Finalize"].index
 _TRIES = 5
+_BUDGET = 0.01
+"""Seconds in which a series begins calls: next to nothing of what one call may take."""
 _SESSION_FLAGS = ck.CKF_SERIAL_SESSION | ck.CKF_RW_SESSION
 _LOW = {
     ck.CKU_USER: ck.CKF_USER_PIN_COUNT_LOW | ck.CKF_USER_PIN_FINAL_TRY | ck.CKF_USER_PIN_LOCKED,
@@ -267,12 +270,8 @@ class Connection:
         codec = self._codecs.made[function.index] or self._codecs.of(function)
         try:
             arena = link.arena(codec.size(values), deadline)
-        except LinkBusy:
-            # No call was made: all of the member's places were taken for so long. Whether one of those calls hangs is
-            # for its own deadline to say.
-            raise MemberBusy(ck.CKR_DEVICE_ERROR) from None
         except (LinkDead, LinkLate) as loss:
-            raise self._lost(function, loss) from None
+            raise self._not_called(function, loss) from None
         used = arena.capacity
         try:
             used = codec.write(arena, values)
@@ -286,6 +285,39 @@ class Connection:
             return ck.CKR_DEVICE_ERROR, [None] * len(values)
         finally:
             link.release(arena, used)
+
+    def series(self, layout: Series, session: int, objects: Sequence[int], deadline: float) -> list[Values]:
+        """What the first of these objects show (real handles, `layout.most` of them at most), each as `Series` says, in
+        one hand-over; at least of one. `deadline`: for one call. Raises as `invoke` does."""
+        link = self._link
+        if link is None:
+            raise MemberLost(self._cause or "it is not connected")
+        if self.clock() >= deadline:
+            raise MemberBusy(ck.CKR_DEVICE_ERROR)
+        count = len(objects)
+        try:
+            arena = link.arena(layout.size(count), deadline)
+        except (LinkDead, LinkLate) as loss:
+            raise self._not_called(FUNCTION, loss) from None
+        used = arena.capacity
+        try:
+            used = layout.write(arena, session, objects)
+            made = link.series(arena, FUNCTION.index, count, _BUDGET, deadline)
+            if not made:
+                self.nonsense += 1
+            return layout.read(arena, count, made) if made else [None]
+        except (LinkDead, LinkLate) as loss:
+            raise self._lost(FUNCTION, loss) from None
+        finally:
+            link.release(arena, used)
+
+    def _not_called(self, function: Function, loss: LinkDead | LinkLate) -> "MemberBusy | MemberLost":
+        """There was no arena for a call."""
+        if isinstance(loss, LinkBusy):
+            # No call was made: all of the member's places were taken for so long. Whether one of those calls hangs is
+            # for its own deadline to say.
+            return MemberBusy(ck.CKR_DEVICE_ERROR)
+        return self._lost(function, loss)
 
     def spare(self) -> Arena | None:
         """A place for a straight call, where one is free at once."""

@@ -5,6 +5,7 @@ Leaves out what is the group's own: domain keys, records, and the session object
 Source: SEMANTICS.md sections 2, 3 (retrieval) and 5 (records are never seen).
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -19,7 +20,7 @@ from pyha.ha.domain import (
     record_search,
 )
 from pyha.ha.identity import Identity
-from pyha.runtime.binding import read_identity
+from pyha.runtime.binding import read_identities
 from pyha.runtime.carrying import fetch_homeless
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
@@ -118,7 +119,10 @@ class SearchCall:
         own = {real for handles in connection.domain.values() for real in handles}
         if any(real not in connection.known and real not in own for real in reals):
             own |= _hidden(self._group, connection, real_session, self._template, deadline)
-        handles = [self._handle(connection, real_session, real, deadline) for real in reals if real not in own]
+        reals = [real for real in reals if real not in own]
+        new = [real for real in reals if self._known(connection, real) is None]
+        made = dict(zip(new, self._made(connection, real_session, new, deadline), strict=True))
+        handles = [made[real] if real in made else self._known(connection, real) for real in reals]
         return [handle for handle in handles if handle is not None]
 
     def renew_session(self, index: int, connection: Connection, deadline: float) -> bool:
@@ -131,20 +135,25 @@ class SearchCall:
     def renew_handles(self, index: int, connection: Connection, deadline: float) -> bool:
         return False
 
-    def _handle(self, connection: Connection, session: int, real: int, deadline: float) -> int | None:
+    def _known(self, connection: Connection, real: int) -> int | None:
         known = connection.known.get(real)
-        if known is not None:
-            if self._group.objects.get(known) is not None:
-                return known
+        if known is not None and self._group.objects.get(known) is None:
             self._group.objects.unbind(connection, known)
-        identity = read_identity(connection, session, real, deadline)
-        if identity is None:
-            if not self._group.raw and _is_there(connection, session, real, deadline):
-                self._group.news.unreadable(self.index)
             return None
-        if not self._group.raw and (not identity.token or _is_domain_key(identity)):
-            return None
-        return self._group.objects.found(connection, real, identity).handle
+        return known
+
+    def _made(self, connection: Connection, session: int, reals: list[int], deadline: float) -> Iterator[int | None]:
+        """The handles of objects that are not known yet."""
+        group = self._group
+        for real, identity in zip(reals, read_identities(connection, session, reals, lambda: deadline), strict=True):
+            if identity is None:
+                if not group.raw and _is_there(connection, session, real, deadline):
+                    group.news.unreadable(self.index)
+                yield None
+            elif not group.raw and (not identity.token or _is_domain_key(identity)):
+                yield None
+            else:
+                yield group.objects.found(connection, real, identity).handle
 
 
 def _is_there(connection: Connection, session: int, real: int, deadline: float) -> bool:

@@ -5,14 +5,14 @@ import select
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
-from pyha.abi.link import Arena, Link
+from pyha.abi.link import TURN, Arena, Link
 from pyha.abi.native import ffi
 from pyha.cryptoki.functions import BY_NAME
 from tests.native_tools import NATIVE, compile_c
@@ -55,6 +55,17 @@ def invoke(link: Link, arena: Arena, index: int, *words: int, deadline: float | 
     for position, word in enumerate(words):
         arena.words[position] = word
     return link.invoke(arena, index, soon() if deadline is None else deadline)
+
+
+def lay(arena: Arena, turns: Sequence[Sequence[int]]) -> None:
+    """The turns of a series, each with these words first."""
+    for number, words in enumerate(turns):
+        ffi.cast("uint64_t *", arena.here + number * TURN)[0 : len(words)] = words
+
+
+def results(arena: Arena, count: int) -> list[int]:
+    """What the turns of a series have answered."""
+    return [ffi.cast("uint64_t *", arena.here + number * TURN)[TURN // 8 - 1] for number in range(count)]
 
 
 def command(link: Link, *words: int, deadline: float | None = None) -> int:

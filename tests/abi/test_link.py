@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from pyha.abi.link import Link, LinkDead, LinkFailed, LinkLate, open_local, open_process
+from pyha.abi.link import TURN, Link, LinkDead, LinkFailed, LinkLate, open_local, open_process
 from pyha.abi.native import ffi
 from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED, CKR_SESSION_HANDLE_INVALID
 from pyha.cryptoki.functions import BY_NAME
-from tests.abi.link_tools import LINKS, SoftHSMCalls, leased, soon, start
+from tests.abi.link_tools import LINKS, SoftHSMCalls, lay, leased, results, soon, start
 
 MIB = 1 << 20
 
@@ -54,6 +54,35 @@ def test_large_arguments_from_several_threads(calls: SoftHSMCalls) -> None:
     together = threading.Barrier(6)
     running = [start(digest, MIB * times) for times in (1, 1, 2, 3, 5, 6)]
     assert all(future.result() for future in running)
+
+
+@pytest.mark.parametrize("capacity", [16 * TURN + 4096, MIB])
+def test_a_series_makes_each_call_with_words_of_its_own(calls: SoftHSMCalls, capacity: int) -> None:
+    session, index = calls.open(), BY_NAME["C_GenerateRandom"].index
+    with leased(calls.link, capacity) as arena:
+        places = [16 * TURN + 64 * number for number in range(16)]
+        lay(arena, [(session + (number == 7), arena.there + at, 16 + number) for number, at in enumerate(places)])
+        assert calls.link.series(arena, index, 16, 60.0, soon()) == 16
+        assert results(arena, 16) == [CKR_SESSION_HANDLE_INVALID if number == 7 else 0 for number in range(16)]
+        made = [bytes(arena.buffer[at : at + 64]) for at in places]
+        assert [len(each.rstrip(b"\0")) <= 16 + number for number, each in enumerate(made)] == [True] * 16
+        assert len(set(made)) == 16
+        assert made[7] == bytes(64)
+
+
+def test_a_series_begins_no_call_when_its_time_is_over_and_makes_one(calls: SoftHSMCalls) -> None:
+    session, index = calls.open(), BY_NAME["C_GenerateRandom"].index
+    with leased(calls.link) as arena:
+        lay(arena, [(session, arena.there + 1024 + 16 * number, 16) for number in range(8)])
+        assert calls.link.series(arena, index, 8, 0.0, soon()) == 1
+        assert bytes(arena.buffer[1024:1040]) != bytes(16)
+        assert bytes(arena.buffer[1040:1152]) == bytes(112)
+        assert calls.link.series(arena, index, 8, 60.0, soon()) == 8
+
+
+def test_a_series_has_its_turns_in_its_memory(link: Link) -> None:
+    with leased(link) as arena, pytest.raises(ValueError, match="more turns than there is room for"):
+        link.series(arena, 0, arena.capacity // TURN + 1, 60.0, soon())
 
 
 @pytest.mark.parametrize("used", [1, 4096, 4097, 60000, MIB])
@@ -119,6 +148,8 @@ def test_closed_is_closed(link: Link) -> None:
     with pytest.raises(LinkDead) as death:
         link.invoke(arena, BY_NAME["C_GetInfo"].index, soon())
     assert not death.value.culprit
+    with pytest.raises(LinkDead):
+        link.series(arena, BY_NAME["C_GetInfo"].index, 2, 60.0, soon())
     link.release(arena, 16)
     with pytest.raises(LinkDead):
         link.arena(16, soon())

@@ -17,7 +17,20 @@ from pyha.abi.link import Link, LinkBusy, LinkDead, LinkFailed, LinkLate, open_l
 from pyha.abi.native import ffi, lib
 from pyha.cryptoki.constants import CKR_FUNCTION_NOT_SUPPORTED
 from pyha.cryptoki.functions import BY_NAME, COUNT_2_40, FUNCTIONS
-from tests.abi.link_tools import COMMAND, Death, Hostile, Process, command, hostile, invoke, leased, soon, start
+from tests.abi.link_tools import (
+    COMMAND,
+    Death,
+    Hostile,
+    Process,
+    command,
+    hostile,
+    invoke,
+    lay,
+    leased,
+    results,
+    soon,
+    start,
+)
 
 MIB = 1 << 20
 
@@ -168,6 +181,68 @@ def test_a_place_is_waited_for_in_turn(modules: Path) -> None:
         future.result()
     assert served == list(range(20))
     link.close()
+
+
+# --- A series of calls ---
+
+
+def test_a_helper_that_dies_in_a_series_names_it(link: Link, helper: Process) -> None:
+    innocent = start(command, link, Hostile.HANG)
+    wait_until_hung(link, 1)
+    with leased(link) as arena:
+        lay(arena, [(Hostile.ANSWER, 1), (Hostile.CRASH, 1, Death.SEGV), (Hostile.ANSWER, 3)])
+        with pytest.raises(LinkDead) as death:
+            link.series(arena, COMMAND, 3, 60.0, soon())
+        assert death.value.culprit
+        assert results(arena, 3) == [1, 0, 0]
+    other = innocent.exception()
+    assert isinstance(other, LinkDead)
+    assert not other.culprit
+    assert helper.ended()
+
+
+def test_a_series_that_hangs_is_late(link: Link) -> None:
+    arena = link.arena(16, soon())
+    lay(arena, [(Hostile.ANSWER, 1), (Hostile.HANG,), (Hostile.ANSWER, 3)])
+    with pytest.raises(LinkLate):
+        link.series(arena, COMMAND, 3, 60.0, time.monotonic() + 0.05)
+    link.release(arena, 16)
+    assert all(link.arena(16, soon()).there != arena.there for _ in range(7)), "it may still write there"
+
+
+def test_close_ends_a_series(link: Link, helper: Process) -> None:
+    arena = link.arena(16, soon())
+    lay(arena, [(Hostile.ANSWER, 1), (Hostile.HANG,)])
+    out = start(link.series, arena, COMMAND, 2, 60.0, soon())
+    wait_until_hung(link, 1)
+    link.close()
+    error = out.exception()
+    assert isinstance(error, LinkDead)
+    assert not error.culprit
+    assert helper.ended()
+
+
+def test_who_is_let_go_returns_from_its_call_and_begins_no_other_of_its_series(modules: Path) -> None:
+    link = open_process(hostile(modules), {}, soon())
+    helper = Process(command(link, Hostile.PID))
+    arena = link.arena(4096, soon())
+    marks = arena.there + 1024
+    lay(arena, [(Hostile.LAST, marks, 50), (Hostile.FILL, marks + 1, 1, 2)])
+    out = start(link.series, arena, COMMAND, 2, 60.0, soon())
+    wait_until_hung(link, 1)
+    link.close(at_once=False)
+    assert helper.ended()
+    assert isinstance(out.exception(), LinkDead)
+    assert arena.buffer[1024:1026] == b"\1\0"
+    helper.close()
+
+
+def test_a_module_that_scribbles_over_its_series(link: Link) -> None:
+    with leased(link) as arena:
+        lay(arena, [(Hostile.ANSWER, 5), (Hostile.SCRIBBLE, arena.there, 1), (Hostile.ANSWER, 6)])
+        assert link.series(arena, COMMAND, 3, 60.0, soon()) == 3
+        assert results(arena, 3) == [5, 7, 6]
+        assert invoke(link, arena, COMMAND, Hostile.ANSWER, 3) == 3
 
 
 # --- The helper as it finds itself ---
