@@ -122,7 +122,7 @@ _ROWS = (
     AttributeRow("CKA_ALLOWED_MECHANISMS", Form.MECHANISMS, unwrap=True),
     AttributeRow("CKA_SECONDARY_AUTH", Form.BOOL),
     AttributeRow("CKA_AUTH_PIN_FLAGS", Form.ULONG),
-    AttributeRow("CKA_PUBLIC_KEY_INFO", Form.BYTES),
+    AttributeRow("CKA_PUBLIC_KEY_INFO", Form.BYTES, unwrap=True),
     # Values of keys
     AttributeRow("CKA_VALUE_BITS", Form.ULONG),
     AttributeRow("CKA_VALUE_LEN", Form.ULONG),

@@ -34,6 +34,7 @@ from pyha.cryptoki.constants import (
     CKA_PRIME,
     CKA_PRIVATE,
     CKA_PUBLIC_EXPONENT,
+    CKA_PUBLIC_KEY_INFO,
     CKA_SENSITIVE,
     CKA_SIGN,
     CKA_SIGN_RECOVER,
@@ -182,6 +183,7 @@ _UNWRAP: dict[int, tuple[int, ...]] = {
     CKO_PRIVATE_KEY: (
         *_IDENTITY,
         CKA_SUBJECT,
+        CKA_PUBLIC_KEY_INFO,
         *_DATES,
         *USAGE[CKO_PRIVATE_KEY],
         CKA_ALLOWED_MECHANISMS,

@@ -179,9 +179,17 @@ _CREATED: dict[int, tuple[int, ...]] = {
         ck.CKA_URL,
         ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
         ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY,
+        ck.CKA_NAME_HASH_ALGORITHM,
+        ck.CKA_PUBLIC_KEY_INFO,
         ck.CKA_JAVA_MIDP_SECURITY_DOMAIN,
     ),
-    ck.CKO_PUBLIC_KEY: (ck.CKA_KEY_TYPE, ck.CKA_ID, ck.CKA_SUBJECT, *USAGE[ck.CKO_PUBLIC_KEY]),
+    ck.CKO_PUBLIC_KEY: (
+        ck.CKA_KEY_TYPE,
+        ck.CKA_ID,
+        ck.CKA_SUBJECT,
+        ck.CKA_PUBLIC_KEY_INFO,
+        *USAGE[ck.CKO_PUBLIC_KEY],
+    ),
     ck.CKO_DOMAIN_PARAMETERS: (ck.CKA_KEY_TYPE, ck.CKA_PRIME, ck.CKA_SUBPRIME, ck.CKA_BASE),
 }
 """CKO_ -> what an object that is no secret is created from, beside what every object has and its public part."""

@@ -36,6 +36,7 @@ _BOTH_WAYS = _USAGE | {
     ck.CKA_URL,
     ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY,
     ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY,
+    ck.CKA_PUBLIC_KEY_INFO,
     ck.CKA_ALLOWED_MECHANISMS,
     *DATES,
 }
@@ -61,6 +62,9 @@ def _settle(slot: Slot, kind: int) -> bytes | None:
         return _narrowest(told)
     if kind in ARRAYS:
         return strongest(told)
+    if kind == ck.CKA_PUBLIC_KEY_INFO:
+        # Empty is what a module shows that does not work it out by itself.
+        return next((value for value in told if value), b"")
     stronger = PROTECTIONS.get(kind)
     if stronger is None:
         return told[0]

@@ -57,7 +57,9 @@ _COMPARED = (
     *(ck.CKA_MODULUS, ck.CKA_PUBLIC_EXPONENT, ck.CKA_EC_PARAMS, ck.CKA_EC_POINT, ck.CKA_PRIME, ck.CKA_BASE),
     *(ck.CKA_SUBPRIME, ck.CKA_ISSUER, ck.CKA_SERIAL_NUMBER, ck.CKA_APPLICATION, ck.CKA_OBJECT_ID, ck.CKA_URL),
     *(ck.CKA_HASH_OF_SUBJECT_PUBLIC_KEY, ck.CKA_HASH_OF_ISSUER_PUBLIC_KEY, ck.CKA_CERTIFICATE_CATEGORY),
+    *(ck.CKA_NAME_HASH_ALGORITHM, ck.CKA_PUBLIC_KEY_INFO, ck.CKA_JAVA_MIDP_SECURITY_DOMAIN),
 )
+INFO = b"what a token need not work out by itself"
 DSA = dsa_private()[1]
 _SECRET = ck.CKO_SECRET_KEY.to_bytes(8, "little")
 
@@ -122,7 +124,7 @@ def make_keys(app: Application, protection: Template) -> None:
         app.create({**private, **protection, **named, ck.CKA_SIGN: True})
         public = {ck.CKA_CLASS: ck.CKO_PUBLIC_KEY, ck.CKA_KEY_TYPE: ck.CKK_EC, ck.CKA_TOKEN: True, **named}
         app.create({**public, ck.CKA_EC_PARAMS: CURVES[name][0], ck.CKA_EC_POINT: point_of(key.public_key())})
-    more: dict[int, Any] = {ck.CKA_LABEL: b"rsa", ck.CKA_SUBJECT: b"\x30\0"}
+    more: dict[int, Any] = {ck.CKA_LABEL: b"rsa", ck.CKA_SUBJECT: b"\x30\0", ck.CKA_PUBLIC_KEY_INFO: INFO}
     app.create({**rsa_private(1024)[1], **protection, **more, ck.CKA_SIGN: True})
     app.create({**dh_private()[1], **protection, ck.CKA_LABEL: b"dh", ck.CKA_DERIVE: True})
     # Of an imported one nobody knows the public key, by which a copy is proved, unless that is there before.
@@ -142,7 +144,8 @@ def make_objects(app: Application) -> None:
         app.create({**DATA, ck.CKA_LABEL: names[ck.CKA_LABEL], ck.CKA_VALUE: b"", ck.CKA_APPLICATION: b"\xff"})
         app.create({**CERTIFICATE, **names, ck.CKA_VALUE: b"\x30\1" + names[ck.CKA_ID][:1]})
     dated = {**CERTIFICATE, **DATED, ck.CKA_LABEL: b"dated", ck.CKA_COPYABLE: False, ck.CKA_MODIFIABLE: False}
-    app.create({**dated, ck.CKA_CERTIFICATE_CATEGORY: 2})
+    told: Template = {ck.CKA_NAME_HASH_ALGORITHM: ck.CKM_SHA256, ck.CKA_PUBLIC_KEY_INFO: INFO}
+    app.create({**dated, **told, ck.CKA_CERTIFICATE_CATEGORY: 2, ck.CKA_JAVA_MIDP_SECURITY_DOMAIN: 2})
     numbers = rsa_private(1024)[0].public_key().public_numbers()
     public: dict[int, Any] = {
         ck.CKA_CLASS: ck.CKO_PUBLIC_KEY,
@@ -152,7 +155,8 @@ def make_objects(app: Application) -> None:
     }
     public |= {ck.CKA_MODULUS: big(numbers.n), ck.CKA_PUBLIC_EXPONENT: big(numbers.e), ck.CKA_ENCRYPT: False}
     wraps = {ck.CKA_WRAP_TEMPLATE: ARRAYS[ck.CKA_WRAP_TEMPLATE]}
-    app.create({**public, **DATED, **wraps, ck.CKA_LABEL: b"public", ck.CKA_MODIFIABLE: False})
+    told = {ck.CKA_LABEL: b"public", ck.CKA_PUBLIC_KEY_INFO: INFO, ck.CKA_MODIFIABLE: False}
+    app.create({**public, **DATED, **wraps, **told})
     app.create({**public, ck.CKA_LABEL: b"empty", ck.CKA_START_DATE: b"", ck.CKA_SUBJECT: b"", ck.CKA_ID: b""})
 
 
@@ -182,7 +186,9 @@ def test_onto_an_empty_member(made: TestGroup) -> None:
             make_keys(app, protection)
         make_secrets(app)
     synchronise(made)
-    assert len(alike(made)) > 100
+    found = alike(made)
+    assert len(found) > 100
+    assert informed(found) == [*2 * [b"rsa"], b"dated", b"public"]
     assert dates_of(made, b"all 1 1") == DATED, "a private object does not show them: its record has to"
     made.only(1)
     with made.application() as app:
@@ -193,6 +199,14 @@ def test_onto_an_empty_member(made: TestGroup) -> None:
         for length in LENGTHS:
             (secret,) = app.find({ck.CKA_LABEL: b"length %d" % length})
             assert replication_tools.value_length(app, secret) == length
+
+
+def informed(found: list[Any]) -> list[bytes]:
+    """The labels of what has its CKA_PUBLIC_KEY_INFO still: private keys, then certificates, then public keys."""
+    several = (dict(each) for each, _ in found)
+    given = [(each[ck.CKA_CLASS], each[ck.CKA_LABEL]) for each in several if each[ck.CKA_PUBLIC_KEY_INFO] == INFO]
+    order = [each.to_bytes(8, "little") for each in (ck.CKO_PRIVATE_KEY, ck.CKO_CERTIFICATE, ck.CKO_PUBLIC_KEY)]
+    return [label for _, label in sorted(given, key=lambda each: order.index(each[0]))]
 
 
 def dates_of(made: TestGroup, label: bytes) -> Template:
@@ -243,10 +257,14 @@ def test_onto_one_that_has_it_as_it_was(made: TestGroup) -> None:
         for name in names:
             for handle in app.find({ck.CKA_LABEL: name}):
                 app.set(handle, {ck.CKA_LABEL: name + b"\xff\0"})
+                if name == b"P-256" and app.value(handle, ck.CKA_CLASS) == ck.CKO_PRIVATE_KEY.to_bytes(8, "little"):
+                    app.set(handle, {ck.CKA_PUBLIC_KEY_INFO: INFO})
                 if name == b"public":
                     app.set(handle, {ck.CKA_START_DATE: b"20200101", ck.CKA_ID: b"\0"})
     synchronise(made)
-    found = [dict(each) for each, _ in alike(made)]
+    both = alike(made)
+    assert informed(both) == [b"P-256\xff\0", b"rsa\xff\0"]
+    found = [dict(each) for each, _ in both]
     assert {name + b"\xff\0" for name in names} <= {each[ck.CKA_LABEL] for each in found}
     assert [each[ck.CKA_START_DATE] for each in found].count(b"20200101") == 1
 
