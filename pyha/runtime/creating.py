@@ -86,11 +86,12 @@ def create(
     """A CREATE call: (CK_RV, results with virtual handles). Raises NobodyLeft, Unknown. The caller holds the session's
     lock."""
     parts = _parts(group, function, values)
-    if any(wants_token(part.asked) for part in parts) and not session.writable:
-        return ck.CKR_SESSION_READ_ONLY, []
     templates = [values[part.template] for part in parts]
+    # First: of what is no boolean nobody can say whether a read-only session may make it.
     if not group.raw and any(impersonates(each) or misstates_token(each) for each in templates):
         return ck.CKR_ATTRIBUTE_VALUE_INVALID, []
+    if any(wants_token(part.asked) for part in parts) and not session.writable:
+        return ck.CKR_SESSION_READ_ONLY, []
 
     def once() -> tuple[int, list[Any]]:
         rv, results = _by_its_way(group, session, function, values, parts)

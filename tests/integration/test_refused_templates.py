@@ -66,3 +66,22 @@ def test_the_slot_says_what_the_token_says(both: tuple[Scene, Application], kind
         for member in it.members:
             for record in member.find({ck.CKA_APPLICATION: b"pyha"}):
                 member.destroy(record)
+
+
+@pytest.mark.parametrize("read_only", [False, True], ids=["read-write", "read-only"])
+def test_a_cka_token_that_is_no_boolean_is_named_whatever_the_session_is(
+    both: tuple[Scene, Application], read_only: bool
+) -> None:
+    app = both[0].app
+    session = app.open(read_only)
+    before = app.use(session)
+    try:
+        for odd in (b"\0\0", b"\1\0", b""):
+            assert answer(app, "secret", {ck.CKA_TOKEN: odd}) == "CKR_ATTRIBUTE_VALUE_INVALID"
+        assert answer(app, "secret", {ck.CKA_TOKEN: True}) == ("CKR_SESSION_READ_ONLY" if read_only else "CKR_OK")
+    finally:
+        app.use(before)
+        app.close(session)
+    both[0].everywhere(b"odd", 0 if read_only else 1)
+    for handle in app.find({ck.CKA_LABEL: b"odd"}):
+        app.destroy(handle)
