@@ -36,8 +36,10 @@ def public_key(path: str) -> rsa.RSAPublicKey:
     Raises Mistake."""
     try:
         key = serialization.load_pem_public_key(Path(path).read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        raise Mistake(f"{path} is no PEM file with an RSA public key: {error}") from None
+    except OSError as error:
+        raise Mistake(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, UnsupportedAlgorithm):
+        raise Mistake(f"{path} is no PEM file with an RSA public key") from None
     if not isinstance(key, rsa.RSAPublicKey) or key.key_size < 2048:
         raise Mistake(f"{path} is no RSA public key of 2048 bits or more")
     return key

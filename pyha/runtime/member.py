@@ -39,6 +39,7 @@ _LOW = {
     ck.CKU_USER: ck.CKF_USER_PIN_COUNT_LOW | ck.CKF_USER_PIN_FINAL_TRY | ck.CKF_USER_PIN_LOCKED,
     ck.CKU_SO: ck.CKF_SO_PIN_COUNT_LOW | ck.CKF_SO_PIN_FINAL_TRY | ck.CKF_SO_PIN_LOCKED,
 }
+_WARNS = "the token warns that few tries of the PIN are left, or none (a login with its vendor's tools ends that)"
 
 
 class MemberLost(Exception):
@@ -546,7 +547,7 @@ class Connection:
         if info is None:
             raise MemberLost("its token info cannot be read, so the PIN's tries are not known")
         if info.flags & _LOW[user]:
-            raise LoginRefused("login refused: the token warns that few tries of the PIN are left")
+            raise LoginRefused(f"login refused: {_WARNS}")
         rv = self._log_in(user, pin, deadline)
         if rv == ck.CKR_USER_PIN_NOT_INITIALIZED and self._initialize_anew(deadline):
             # SoftHSM read its token while another process had emptied the file, and believes that for good.

@@ -264,6 +264,24 @@ def test_a_wrong_pin_costs_one_try_on_one_token(pyha: Command, tokens: Callable[
     status, _, err = pyha.create(*(uri(token.label) for token in made))
     assert status == 2
     assert "few tries" in err
+    # As the sentence says: whoever shows the right PIN to the token ends that.
+    objects(made[0])
+    pyha.pin.write_text("1234\n")
+    status, _, err = pyha.create(*(uri(token.label) for token in made))
+    assert (status, err) == (0, "")
+
+
+def test_a_file_that_is_missing_and_one_that_is_none_are_told_apart(
+    pyha: Command, tokens: Callable[[int], list[SoftHSMToken]]
+) -> None:
+    (token,) = tokens(1)
+    key = pyha.pin.parent / "key.pub"
+    status, _, err = pyha.create(uri(token.label), more=("--backup-to", str(key)))
+    assert (status, err) == (2, f"pyha: {key} cannot be read: No such file or directory\n")
+    key.write_text("no key")
+    status, _, err = pyha.create(uri(token.label), more=("--backup-to", str(key)))
+    assert (status, err) == (2, f"pyha: {key} is no PEM file with an RSA public key\n")
+    assert "pyha" not in objects(token)
 
 
 def test_a_token_of_a_group_is_not_taken_into_a_second_one(
