@@ -40,11 +40,13 @@ Name = tuple[tuple[int, bytes], ...]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """One object as a member has it. `real`: its handle there."""
+    """One object as a member has it. `real`: its handle there. `mark`: of a secret key's value, where it was asked for
+    (`pyha.ha.marking`)."""
 
     real: int
     identity: Identity
     settings: Settings = ()
+    mark: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ Source: SEMANTICS.md section 5 (duplicates are merged the same way everywhere).
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass, field
 from pyha.ha.identity import Identity
 from pyha.ha.inventory import Name, Settings, is_exact, name_of, print_of
@@ -56,7 +57,7 @@ def match(items: Iterable[Item]) -> Matched:
             matched.unclear.append(buckets[name])
             continue
         for each in classes:
-            _fill(each, matched)
+            _fill(_without_unfinished(each, matched), matched)
     return matched
 
 
@@ -68,6 +69,9 @@ def _classes(items: Sequence[Item]) -> list[list[Item]] | None:
     """Objects of one name by print; None where those without one cannot be assigned."""
     if len(items) == 1:
         return [list(items)]
+    marked = _by_mark(items)
+    if marked is not None:
+        return marked
     by_print: dict[bytes | None, list[Item]] = {}
     for item in items:
         by_print.setdefault(print_of(item.identity), []).append(item)
@@ -90,6 +94,46 @@ def _classes(items: Sequence[Item]) -> list[list[Item]] | None:
         missing = [each for each in known if item.member not in _counts(each)]
         missing[0].append(item)
     return known
+
+
+def _by_mark(items: Sequence[Item]) -> list[list[Item]] | None:
+    """Objects of one name by their marks; None where not all have one, or where that does not say by which check value
+    each class is told, and its record found."""
+    if not all(item.held.mark for item in items):
+        return None
+    marks: dict[bytes, list[Item]] = {}
+    for item in items:
+        marks.setdefault(item.held.mark, []).append(item)
+    told = {
+        item.held.identity.get(ck.CKA_CHECK_VALUE) or b"": marked for marked, each in marks.items() for item in each
+    }
+    told.pop(b"", None)
+    if sorted(told.values()) != sorted(marks):
+        return None
+    return [marks[told[each]] for each in sorted(told)]
+
+
+def _without_unfinished(items: list[Item], matched: Matched) -> list[Item]:
+    """Of secret keys that are one by their marks, those that are left when what nobody has finished is one too many: a
+    copy that tells no check value, beside one like it on the same member that does, where no other member has as many.
+    Who made it was killed in the call, and it came when another copy was there already."""
+    if not items[0].held.mark or any(item.held.mark != items[0].held.mark for item in items):
+        return items
+    counts = _counts(items)
+    surplus: list[Item] = []
+    for member, count in counts.items():
+        others = max((each for other, each in counts.items() if other != member), default=0)
+        own = sorted((item for item in items if item.member == member), key=_order)
+        told = {item.held.settings for item in own if item.held.identity.get(ck.CKA_CHECK_VALUE)}
+        unfinished = [
+            item
+            for item in own
+            if item.held.settings in told and not item.held.identity.get(ck.CKA_CHECK_VALUE) and not item.graves
+        ]
+        surplus += unfinished[: max(count - max(others, 1), 0)]
+    matched.surplus += surplus
+    gone = {(item.member, item.held.real) for item in surplus}
+    return [item for item in items if (item.member, item.held.real) not in gone]
 
 
 def _counts(items: Iterable[Item]) -> Counter[int]:

@@ -150,7 +150,7 @@ def gives_back(made: tuple[int, int], proof: Proof, connection: Connection, sess
     return rv == ck.CKR_OK and proof.holds(connection, session, copy, deadline)
 
 
-_ZERO_BLOCK: dict[int, tuple[int, int]] = {
+ZERO_BLOCK: dict[int, tuple[int, int]] = {
     ck.CKK_AES: (ck.CKM_AES_ECB, 16),
     ck.CKK_DES: (ck.CKM_DES_ECB, 8),
     ck.CKK_DES2: (ck.CKM_DES3_ECB, 8),
@@ -162,15 +162,15 @@ _CHECK_VALUE = 3
 
 def encrypts_for_check_value(key_type: int) -> bool:
     """Whether a key of this type must encrypt for its check value to be computed; else it is digested."""
-    return key_type in _ZERO_BLOCK
+    return key_type in ZERO_BLOCK
 
 
 def computed_check_value(connection: Connection, session: int, key: int, key_type: int, deadline: float) -> bytes:
     """The check value of a secret key (real handle) that its module does not tell: the encryption of a block of zeros,
     or for a key of no cipher SHA-1 over its value, three bytes; empty where the module does neither. Raises
     MemberLost, SearchFailed."""
-    if key_type in _ZERO_BLOCK:
-        mechanism, block = _ZERO_BLOCK[key_type]
+    if key_type in ZERO_BLOCK:
+        mechanism, block = ZERO_BLOCK[key_type]
         if not well(connection.call("C_EncryptInit", deadline, session, Mechanism(mechanism), key)[0]):
             return b""
         rv, results = connection.call("C_Encrypt", deadline, session, bytes(block), Out(64))

@@ -8,6 +8,7 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 """
 
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from pyha.cryptoki.plain import dataclass
 from pyha.ha.group import State
 from pyha.ha.identity import Identity, identity_of
 from pyha.ha.inventory import Side
+from pyha.ha.marking import look_alikes, marked, of_names
 from pyha.ha.replication import KEY_CLASSES
 from pyha.ha.resync import PASSES, plan
 from pyha.ha.settling import weakens
@@ -26,6 +28,7 @@ from pyha.runtime.cloning import Place, SourceLost
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed
 from pyha.runtime.inventory import Lookout, Memory, count, read_inventory
+from pyha.runtime.marking import CHALLENGE, marks_of
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
 from pyha.runtime.resync_steps import carry_out
@@ -244,7 +247,20 @@ class _Work:
             self._lookouts.append(Lookout(self._group, connection, handles, start))
             recorded_as = self._group.settings.members[index].recorded_as
             sides.append(Side(self._group.name(index), recorded_as, inventory))
-        return sides
+        return self._marked(sides)
+
+    def _marked(self, sides: list[Side]) -> list[Side]:
+        """With the marks of the secret keys that look alike, where members hold more and fewer of them."""
+        names = look_alikes(sides)
+        if not names:
+            return sides
+        challenge = os.urandom(CHALLENGE)
+        marks = []
+        for place, side in zip(self._members, sides, strict=True):
+            with self._readable(place):
+                marks.append(marks_of(self._group, place[1], of_names(side, names), challenge))
+            self._beside.look()
+        return marked(sides, names, marks)
 
     def to_do(self, made: Plan) -> tuple[Step, ...]:
         """The steps of a plan but those that failed, and those that say that one of these is done: a tombstone stays
