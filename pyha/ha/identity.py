@@ -40,6 +40,8 @@ _COMPARED = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART)
 _LASTING = frozenset({ck.CKA_CLASS, ck.CKA_KEY_TYPE, ck.CKA_MODULUS, ck.CKA_EC_POINT})
 """What every module shows, and no change alters."""
 
+_FLAGS = (ck.CKA_TOKEN, ck.CKA_PRIVATE)
+
 READ = (*_SEARCHED, ck.CKA_PRIVATE, *_PUBLIC_PART, ck.CKA_CHECK_VALUE)
 """Attributes to read for an identity. CKA_VALUE is read besides for the classes in `WITH_VALUE` only, where it is no
 secret key."""
@@ -140,6 +142,20 @@ class Identity:
     def search(self) -> Template:
         """The template that finds the object, and perhaps others like it, on any member."""
         return tuple(Attribute(kind, value) for kind, value in self.attributes if kind in _SEARCHED)
+
+    def may_match(self, template: Template) -> bool:
+        """Whether a search with this template may find the object, as far as is known of it."""
+        mine = dict(self.attributes)
+        for each in template:
+            known = mine.get(each.type)
+            if known is None or isinstance(each.value, tuple):
+                continue
+            if each.type in _FLAGS:
+                if flag(known) != flag(each.value):
+                    return False
+            elif known != bytes(each.value or b""):
+                return False
+        return True
 
     def same(self, other: "Identity") -> bool:
         """Whether `other`, read on another member, is this object. CKA_CHECK_VALUE, the value and the twin count where

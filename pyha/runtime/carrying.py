@@ -6,6 +6,7 @@ object and one member; who may need which is `binding`'s and the policies'.
 Source: SEMANTICS.md sections 2 (holder sessions) and 5 (session objects).
 """
 
+from collections.abc import Collection
 from contextlib import suppress
 
 from pyha.cryptoki import constants as ck
@@ -130,8 +131,13 @@ def gone(connection: Connection, entry: Entry, deadline: float) -> bool:
         return True  # its sessions or its login are gone, and what lived there
 
 
-def fetch_homeless(group: GroupRuntime, index: int, connection: Connection, deadline: float) -> None:
-    """Bring the session objects whose home is lost to this member, that is about to be searched. Raises as `bring`."""
+def fetch_homeless(
+    group: GroupRuntime, index: int, connection: Connection, deadline: float, away: Collection[int] = ()
+) -> None:
+    """Bring the session objects whose home is lost to this member, that is about to be searched, and those that live on
+    members that are `away`. Raises as `bring`."""
     for entry in group.objects.of_sessions():
-        if entry.kept is not None and not group.objects.settle_home(entry):
+        if entry.kept is None:
+            continue
+        if not group.objects.settle_home(entry) or (entry.home is not None and entry.home[0] in away):
             bring(group, index, connection, entry, deadline)

@@ -5,7 +5,7 @@ Leaves out what is the group's own: domain keys, records, and the session object
 Source: SEMANTICS.md sections 2, 3 (retrieval) and 5 (records are never seen).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -25,7 +25,8 @@ from pyha.runtime.carrying import fetch_homeless
 from pyha.runtime.failover import POISON_LIMIT, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, housekeeping, search
-from pyha.runtime.member import Connection, MemberLost, SessionRefused
+from pyha.runtime.member import Connection, MemberLost
+from pyha.runtime.scattered import Unsearched, elsewhere, forget_dropped
 from pyha.runtime.session import VirtualSession
 
 
@@ -35,53 +36,38 @@ def find(group: GroupRuntime, session: VirtualSession, function: Function, value
         return ck.CKR_OPERATION_ACTIVE
     template: Template = values[1]
     poisoned = 0
+    away: set[int] = set()
     while True:
-        call = SearchCall(group, session, function, template)
+        call = SearchCall(group, session, function, template, away)
         rv, results = run(group, call)
         if rv != ck.CKR_OK:
             return rv
         poisoned += call.poisoned
         try:
-            elsewhere = _elsewhere(group, call.index, template)
+            others = elsewhere(group, call.index, template, away)
             break
         except MemberLost as loss:  # its objects are to be found elsewhere
             poisoned += loss.culprit
+        except Unsearched as failure:
+            away.add(failure.index)
         if poisoned >= POISON_LIMIT:
             return ck.CKR_DEVICE_ERROR
     # One that was brought to the searched member too is found there and at home.
-    session.found = list(dict.fromkeys(results + elsewhere))
+    session.found = list(dict.fromkeys(results + others))
     return rv
 
 
-def _elsewhere(group: GroupRuntime, searched: int, template: Template) -> list[int]:
-    """Matching session objects of the application that live on other members. Raises MemberLost where one of those was
-    lost, and is out."""
-    homes = {entry.home[0] for entry in group.objects.of_sessions() if entry.home is not None} - {searched}
-    found: list[int] = []
-    for index in homes:
-        connection = group.connections[index]
-        if connection is None:
-            continue
-        deadline = group.deadline()
-        try:
-            with housekeeping(connection, deadline) as real_session:
-                reals = search(connection, real_session, template, deadline)
-        except MemberLost as loss:
-            group.lost(index, connection.generation, str(loss))
-            raise
-        except (SearchFailed, SessionRefused):
-            continue
-        for real in reals:
-            entry = group.objects.get(connection.known.get(real, 0))
-            if entry is not None and entry.home is not None:
-                found.append(entry.handle)
-    return found
-
-
 class SearchCall:
-    """One whole search on one member."""
+    """One whole search on one member. `away`: the members whose session objects have to be brought to it."""
 
-    def __init__(self, group: GroupRuntime, session: VirtualSession, function: Function, template: Template) -> None:
+    def __init__(
+        self,
+        group: GroupRuntime,
+        session: VirtualSession,
+        function: Function,
+        template: Template,
+        away: Collection[int],
+    ) -> None:
         self.function = function
         self.index = -1
         self.poisoned = 0  # helpers that it has ended
@@ -90,6 +76,7 @@ class SearchCall:
         self._group = group
         self._session = session
         self._template = template
+        self._away = away
 
     def choose(self, excluded: set[int]) -> int | None:
         place = self._session.place
@@ -99,20 +86,26 @@ class SearchCall:
 
     def attempt(self, index: int, connection: Connection, deadline: float) -> tuple[int, list[Any]]:
         self.index = index
-        place = self._session.place
         try:
-            fetch_homeless(self._group, index, connection, deadline)
-            # A search beside an open operation is asked of the same real session: the member's own rule decides.
-            if place is not None and place.connection is connection and not self._apart:
-                return ck.CKR_OK, self._search(connection, place.real, deadline)
-            with housekeeping(connection, deadline) as real_session:
-                return ck.CKR_OK, self._search(connection, real_session, deadline)
+            handles = self._all(index, connection, deadline)
+            if forget_dropped(self._group, connection, self._template, handles, deadline):
+                handles = self._all(index, connection, deadline)
+            return ck.CKR_OK, handles
         except SearchFailed as failure:
             self._last_rv = failure.rv
             return failure.rv, []
         except MemberLost as loss:
             self.poisoned += loss.culprit
             raise
+
+    def _all(self, index: int, connection: Connection, deadline: float) -> list[int]:
+        fetch_homeless(self._group, index, connection, deadline, self._away)
+        place = self._session.place
+        # A search beside an open operation is asked of the same real session: the member's own rule decides.
+        if place is not None and place.connection is connection and not self._apart:
+            return self._search(connection, place.real, deadline)
+        with housekeeping(connection, deadline) as real_session:
+            return self._search(connection, real_session, deadline)
 
     def _search(self, connection: Connection, real_session: int, deadline: float) -> list[int]:
         reals = search(connection, real_session, self._template, deadline, self._group.user)

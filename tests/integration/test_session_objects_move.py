@@ -367,3 +367,29 @@ def test_no_value_stays_in_the_application(group: Group) -> None:
         assert app.wait() == 0
     assert seen[b"made"] == 2, "the application's own"
     assert (seen[b"wiped"], seen[b"carried"]) == (0, 0)
+
+
+def test_a_search_leaves_out_none_though_a_member_forgets(stage: Stage) -> None:
+    forgets = (Fault.SESSIONS, Fault.LOGOUT)
+    for index, fault in ((1, Fault.ANSWER), *((index, fault) for index in (0, 1) for fault in forgets)):
+        stage.kill(0)
+        there = stage.key(LEAVES)
+        stage.wait_for_return()
+        here = stage.key(LEAVES)
+        stage.faulty.plan(index, "C_FindObjectsInit", fault, ck.CKR_FUNCTION_FAILED)
+        assert stage.in_session() == sorted([there, here]), (index, fault)
+        assert not stage.faulty.waiting()
+        assert stage.encrypts(there) == stage.encrypts(here)
+        assert [stage.app.destroy(stage.session, each) for each in (there, here)] == [OK, OK]
+
+
+def test_a_search_that_cannot_be_whole_fails(stage: Stage) -> None:
+    stage.kill(0)
+    there, stays = stage.key(LEAVES), stage.key({**LEAVES, ck.CKA_WRAP_WITH_TRUSTED: True, ck.CKA_LABEL: b"stays"})
+    stage.wait_for_return()
+    stage.faulty.plan(1, "C_FindObjectsInit", Fault.ALWAYS, ck.CKR_FUNCTION_FAILED)
+    assert stage.app.find(stage.session, {ck.CKA_TOKEN: False})[0] == ck.CKR_DEVICE_ERROR
+    assert stage.app.find(stage.session, {ck.CKA_TOKEN: True}) == (OK, [])
+    assert stage.app.find(stage.session, {ck.CKA_LABEL: b""}) == (OK, [there]), "what could be brought was"
+    stage.faulty.clear()
+    assert stage.in_session() == sorted([there, stays])

@@ -8,7 +8,7 @@ import pytest
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Template
 from pyha.ha.domain import domain_search, record_search
-from pyha.runtime import searching
+from pyha.runtime import scattered, searching
 from pyha.runtime.member import MemberLost
 
 GROUP = bytes(16)
@@ -37,11 +37,11 @@ def test_a_search_ends_two_helpers_at_most(monkeypatch: pytest.MonkeyPatch) -> N
         call.index = 0
         return ck.CKR_OK, []
 
-    monkeypatch.setattr(searching, "housekeeping", dies)
+    monkeypatch.setattr(scattered, "housekeeping", dies)
     monkeypatch.setattr(searching, "run", found)
     group = SimpleNamespace(
         objects=SimpleNamespace(
-            of_sessions=lambda: [SimpleNamespace(home=(index, 1)) for index in (1, 2, 3) if index not in lost]
+            of_sessions=lambda: [SimpleNamespace(home=(index, 1), kept=1) for index in (1, 2, 3) if index not in lost]
         ),
         connections=[SimpleNamespace(generation=1)] * 4,
         deadline=lambda: 0.0,
