@@ -25,8 +25,8 @@ from pyha.cryptoki.values import Query
 
 FUNCTION = BY_NAME["C_GetAttributeValue"]
 
-_SIZE = 256 << 10
-"""Bytes of arena. What many objects take together in memory is no longer in the processor's cache when it is read."""
+_SIZE = (1 << 20) - 256
+"""Bytes of arena, without its head: a part of it is one hand-over less for the other objects."""
 _MOST = 256
 """Objects of one hand-over."""
 _KEPT = 512

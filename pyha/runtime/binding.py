@@ -46,10 +46,10 @@ def read_identity(
 
 
 def read_identities(
-    connection: Connection, session: int, reals: Sequence[int], deadline: Callable[[], float]
+    connection: Connection, session: int, reals: Sequence[int], deadline: Callable[[], float], sure: bool = False
 ) -> Iterator[Identity | None]:
     """`read_identity` of many objects, in their order. `deadline`: for each call or series of them. Raises MemberLost,
-    SearchFailed."""
+    SearchFailed, Unread (`sure` only)."""
     for part, seen in in_series(connection, session, reals, READ, deadline):
         valued = [
             real
@@ -59,10 +59,12 @@ def read_identities(
         values = dict(read_many(connection, session, valued, (ck.CKA_VALUE,), deadline))
         for real, attributes in zip(part, seen, strict=True):
             if not attributes:
-                yield read_identity(connection, session, real, deadline())
+                yield read_identity(connection, session, real, deadline(), sure)
                 continue
             value = values.get(real, {}).get(ck.CKA_VALUE)
-            twin = _twin(connection, session, real, attributes, deadline())
+            twin = None
+            if ck.CKA_EC_PARAMS in attributes:
+                twin = _twin(connection, session, real, attributes, deadline())
             yield identity_of(attributes, sha256(value).digest() if value else None, twin)
 
 
@@ -152,12 +154,17 @@ def _like(
     connection: Connection, entry: Entry, deadline: float, user: int | None, sure: bool
 ) -> list[tuple[int, Identity]]:
     with housekeeping(connection, deadline, reads=True) as session:
-        identities = [
-            (candidate, read_identity(connection, session, candidate, deadline, sure))
+        reals = [
+            candidate
             for candidate in search(connection, session, entry.identity.search(), deadline, user)
             if connection.known.get(candidate, entry.handle) == entry.handle
         ]
-    return [(real, found) for real, found in identities if found is not None and entry.identity.same(found)]
+        identities = list(read_identities(connection, session, reals, lambda: deadline, sure))
+    return [
+        (real, found)
+        for real, found in zip(reals, identities, strict=True)
+        if found is not None and entry.identity.same(found)
+    ]
 
 
 def _positions(kinds: Container[Kind]) -> tuple[tuple[int, ...], ...]:

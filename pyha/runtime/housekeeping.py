@@ -26,6 +26,8 @@ _BATCH = 256
 _ROOM = 512
 _ROOMS = {Form.BOOL: 16, Form.ULONG: 16, Form.DATE: 16}
 """Bytes of room for what has a fixed length, in a series; what is longer all the same is read by itself."""
+_LONGER = {ck.CKA_VALUE: 2048}
+"""The same for what is often longer than other attributes: nearly every certificate."""
 _KEY = (ck.CKA_LABEL, ck.CKA_ID)
 _HAS = {
     ck.CKO_DATA: (ck.CKA_LABEL, ck.CKA_APPLICATION, ck.CKA_OBJECT_ID, ck.CKA_VALUE),
@@ -274,10 +276,9 @@ def in_series(
             # What there is no memory for in one piece is read one by one.
             with suppress(MemoryError):
                 seen = connection.series(layout, session, part, deadline())
-        yield (
-            part[: len(seen)],
-            [each if each is not None and _is_whole(each, asked, must) else None for each in seen],
-        )
+        if ck.CKA_CLASS in asked:
+            seen = [each if each is not None and _is_whole(each, asked, must) else None for each in seen]
+        yield part[: len(seen)], seen
         at += len(seen)
 
 
@@ -296,7 +297,7 @@ def read_many(
 
 @lru_cache(64)
 def _series(wanted: tuple[int, ...], arrays: tuple[int, ...]) -> Series:
-    rooms = (Query(each, _ROOMS.get(form_of(each), _ROOM)) for each in wanted)
+    rooms = (Query(each, _LONGER.get(each) or _ROOMS.get(form_of(each), _ROOM)) for each in wanted)
     return Series((*(Query(each, None) for each in arrays), *rooms))
 
 

@@ -7,9 +7,10 @@ The time is that of one search and one or two calls an object, whatever there is
 Source: SEMANTICS.md section 5; REPLICATION.md (cost).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
 
+from pyha.abi.series import Values
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Template
@@ -23,10 +24,18 @@ from pyha.ha.tombstones import Tombstone, believable, is_tombstone_label
 from pyha.ha.tombstones import decode as decode_tombstone
 from pyha.runtime import log
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, Unread, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import (
+    SearchFailed,
+    Unread,
+    housekeeping,
+    in_series,
+    read_attributes,
+    read_many,
+    search,
+)
 from pyha.runtime.member import Connection
 from pyha.runtime.showing import shown as shown_now
-from pyha.runtime.showing import still_shown
+from pyha.runtime.showing import shown_in_series, still_shown
 from pyha.runtime.twins import twin_among
 
 _NO_OBJECTS = (ck.CKO_HW_FEATURE, ck.CKO_MECHANISM)
@@ -134,8 +143,7 @@ def read_inventory(
         read = _Read(group, connection, session, reads)
         if len(new) > len(_OF_CLASS):
             read.know_classes(len(new))
-        later = [real for real in new if not read.one(real)]
-        for real in later:
+        for real in read.all(new):
             if not read.one(real):
                 unread += 1
                 log.log("warning", f"member {connection.name}: an object cannot be read, and may be any")
@@ -188,18 +196,30 @@ class _Read:
             found = search(self._connection, self._session, template, self._group.deadline(), ck.CKU_USER)
             self._wanted.update(dict.fromkeys(found, wanted))
 
-    def one(self, real: int) -> bool:
-        """Whether this object could be read, or is gone. Raises MemberLost, SearchFailed."""
+    def all(self, reals: Sequence[int]) -> list[int]:
+        """Read these; those that could not be read, and may be there. Raises MemberLost, SearchFailed."""
+        asked: dict[tuple[int, ...], list[int]] = {}
+        for real in reals:
+            asked.setdefault(self._wanted.get(real, _ALL), []).append(real)
+        unread: list[int] = []
+        for wanted, those in asked.items():
+            for part, seen in shown_in_series(self._connection, self._session, those, wanted, self._group.deadline):
+                unread += [real for real, values in zip(part, seen, strict=True) if not self.one(real, values)]
+        return unread
+
+    def one(self, real: int, seen: Values = None) -> bool:
+        """Whether this object could be read, or is gone. `seen`: what it shows, where that is known. Raises MemberLost,
+        SearchFailed."""
         try:
-            self._read(real)
+            self._read(real, seen)
         except Unread:
             return False
         self._reads()
         return True
 
-    def _read(self, real: int) -> None:
+    def _read(self, real: int, seen: Values) -> None:
         connection, session, deadline = self._connection, self._session, self._group.deadline()
-        attributes = shown_now(connection, session, real, self._wanted.get(real, _ALL), deadline)
+        attributes = seen or shown_now(connection, session, real, self._wanted.get(real, _ALL), deadline)
         shown = Shown(attributes)
         if is_record(attributes):
             record = _record(self._group, connection, session, real, attributes, deadline)
@@ -224,12 +244,15 @@ def count(group: GroupRuntime, connection: Connection) -> int:
 def identities(connection: Connection, deadline: float) -> list[Identity]:
     """What every token object of a logged-in member is, but for the group's own. Raises MemberLost, SessionRefused,
     SearchFailed."""
-    shown = []
     with housekeeping(connection, deadline, reads=True) as session:
-        for real in search(connection, session, TOKEN_OBJECTS, deadline):
-            attributes = read_attributes(connection, session, real, READ, deadline)
-            if attributes and is_replicated(attributes) and not is_record(attributes):
-                shown.append((attributes, hash_of_value(connection, session, real, attributes, deadline)))
+        reals = search(connection, session, TOKEN_OBJECTS, deadline)
+        read = read_many(connection, session, reals, READ, lambda: deadline)
+        those = {real: each for real, each in read if each and is_replicated(each) and not is_record(each)}
+        valued = [real for real, each in those.items() if _is_valued(each)]
+        for part, seen in in_series(connection, session, valued, (ck.CKA_VALUE,), lambda: deadline):
+            for real, values in zip(part, seen, strict=True):
+                those[real].update(values or {})
+        shown = [(each, hash_of_value(connection, session, real, each, deadline)) for real, each in those.items()]
     return with_twins(shown)
 
 
@@ -249,14 +272,18 @@ def hash_of_value(
     connection: Connection, session: int, real: int, attributes: Mapping[int, bytes], deadline: float
 ) -> bytes | None:
     """SHA-256 of CKA_VALUE of what is no secret, None where there is none. Raises MemberLost, SearchFailed."""
-    object_class = number(attributes.get(ck.CKA_CLASS))
-    valued = object_class in (ck.CKO_DATA, ck.CKO_CERTIFICATE)
-    if object_class == ck.CKO_PUBLIC_KEY:
-        valued = number(attributes.get(ck.CKA_KEY_TYPE)) in _VALUED_KEYS
-    if not valued:
+    if not _is_valued(attributes):
         return None
     value = _value(connection, session, real, attributes, deadline)
     return sha256(value).digest() if value else None
+
+
+def _is_valued(attributes: Mapping[int, bytes]) -> bool:
+    """Whether its CKA_VALUE is no secret."""
+    object_class = number(attributes.get(ck.CKA_CLASS))
+    if object_class == ck.CKO_PUBLIC_KEY:
+        return number(attributes.get(ck.CKA_KEY_TYPE)) in _VALUED_KEYS
+    return object_class in (ck.CKO_DATA, ck.CKO_CERTIFICATE)
 
 
 def _value(connection: Connection, session: int, real: int, attributes: Mapping[int, bytes], deadline: float) -> bytes:

@@ -8,10 +8,11 @@ array means nothing, is not asked. What cannot be read of an array is never take
 Source: PKCS #11 Base Specification 2.40, section 5.7 (C_GetAttributeValue); REPLICATION.md (attributes of a copy).
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from pyha.abi.info import unpack_mechanism_info
+from pyha.abi.series import Values
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.attributes import PROTECTIONS, is_attribute_array
 from pyha.cryptoki.values import Attribute, Found, Query, Template
@@ -22,6 +23,7 @@ from pyha.runtime.housekeeping import (
     SearchFailed,
     Unread,
     ask,
+    in_series,
     read_attributes,
     room_for,
     why_unread,
@@ -66,6 +68,20 @@ def shown(connection: Connection, session: int, real: int, wanted: Iterable[int]
         else:
             found[answer.type] = bytes(answer.value or b"")
     return with_the_long(found, rv, connection, session, real, query, deadline)
+
+
+def shown_in_series(
+    connection: Connection, session: int, reals: Sequence[int], wanted: Iterable[int], deadline: Callable[[], float]
+) -> Iterator[tuple[Sequence[int], list[Values]]]:
+    """What many objects show, some in each hand-over: (handles, what `shown` says of each, or None where that has to be
+    asked). `deadline`: for each of these readings. Raises MemberLost, MemberBusy."""
+    plain, dates, arrays = _sorted(tuple(wanted))
+    try:
+        arrays = arrays if arrays and wraps(connection, deadline()) else ()
+    except Unread:
+        yield reals, [None] * len(reals)
+        return
+    yield from in_series(connection, session, reals, (*dates, *plain), deadline, arrays)
 
 
 @lru_cache(64)

@@ -7,6 +7,7 @@ Source: SEMANTICS.md section 5; docs/records.md.
 
 from collections.abc import Iterator, Sequence
 
+from pyha.abi.series import Values
 from pyha.cryptoki import constants as ck
 from pyha.ha.domain import record_search
 from pyha.ha.identity import Identity, flag
@@ -20,8 +21,11 @@ from pyha.ha.tombstones import (
     tombstone_template,
 )
 from pyha.runtime import log
-from pyha.runtime.housekeeping import create, destroy, housekeeping, read_attributes, search
+from pyha.runtime.housekeeping import create, destroy, housekeeping, in_series, read_attributes, search
 from pyha.runtime.member import Connection
+
+_TOLD = (ck.CKA_LABEL, ck.CKA_PRIVATE)
+"""What is read first: among all records most are escrow records, with values of kilobytes."""
 
 
 def write(connection: Connection, tombstone: Tombstone, deadline: float) -> tuple[int, int]:
@@ -44,17 +48,20 @@ def _found(
     connection: Connection, session: int, group_id: bytes, of: Identity | None, deadline: float
 ) -> Iterator[tuple[int, Tombstone]]:
     wanted = record_search(None if of is None else tombstone_label(of))
-    for real in search(connection, session, wanted, deadline):
-        tombstone = _at(connection, session, real, group_id, deadline)
-        if tombstone is not None:
-            yield real, tombstone
+    reals = search(connection, session, wanted, deadline)
+    for part, seen in in_series(connection, session, reals, _TOLD, lambda: deadline):
+        for real, told in zip(part, seen, strict=True):
+            tombstone = _at(connection, session, real, group_id, deadline, told)
+            if tombstone is not None:
+                yield real, tombstone
 
 
-def _at(connection: Connection, session: int, real: int, group_id: bytes, deadline: float) -> Tombstone | None:
-    """The tombstone at this handle, None where there is none of the group's that may be believed. Raises MemberLost,
-    SearchFailed."""
-    # The label first: among all records most are escrow records, with values of kilobytes.
-    told = read_attributes(connection, session, real, (ck.CKA_LABEL, ck.CKA_PRIVATE), deadline, sure=True)
+def _at(
+    connection: Connection, session: int, real: int, group_id: bytes, deadline: float, told: Values = None
+) -> Tombstone | None:
+    """The tombstone at this handle, None where there is none of the group's that may be believed. `told`: what it shows
+    of `_TOLD`, where that is known. Raises MemberLost, SearchFailed."""
+    told = told or read_attributes(connection, session, real, _TOLD, deadline, sure=True)
     if not is_tombstone_label(told.get(ck.CKA_LABEL, b"")):
         return None
     value = read_attributes(connection, session, real, (ck.CKA_VALUE,), deadline, sure=True).get(ck.CKA_VALUE, b"")

@@ -237,6 +237,21 @@ def test_who_is_let_go_returns_from_its_call_and_begins_no_other_of_its_series(m
     helper.close()
 
 
+def test_a_fork_in_the_middle_of_a_series(link: Link) -> None:
+    arena = link.arena(16, soon())
+    lay(arena, [(Hostile.ANSWER, 1), (Hostile.GATE, 2), (Hostile.ANSWER, 3)])
+    out = start(link.series, arena, COMMAND, 3, 60.0, soon())
+    child = os.fork()
+    if child == 0:
+        sound = not link.alive
+        link.close()
+        os._exit(not sound)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert command(link, Hostile.GATE, 2) == 0
+    assert out.result() == 3
+    assert results(arena, 3) == [1, 0, 3]
+
+
 def test_a_module_that_scribbles_over_its_series(link: Link) -> None:
     with leased(link) as arena:
         lay(arena, [(Hostile.ANSWER, 5), (Hostile.SCRIBBLE, arena.there, 1), (Hostile.ANSWER, 6)])

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,9 +15,12 @@ from pyha.cli.chaos_plan import chaos_module
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.values import Attribute
 from pyha.ha.identity import READ, ulong
+from pyha.ha.inventory import COMPARED
 from pyha.runtime import housekeeping
+from pyha.runtime import member as of_member
 from pyha.runtime.housekeeping import in_series, read_attributes, read_many
 from pyha.runtime.member import Connection, MemberBusy, MemberLost
+from pyha.runtime.showing import shown, shown_in_series
 from pyha.runtime.uri import TokenUri
 from tests.abi.conftest import opened
 from tests.abi.link_tools import LINKS, soon
@@ -37,7 +41,7 @@ OBJECTS = (
     (DATA,),
     (DATA, (ck.CKA_PRIVATE, b"\0"), (ck.CKA_LABEL, b"a label"), (ck.CKA_VALUE, b"value")),
     (DATA, (ck.CKA_LABEL, b"l" * 600), (ck.CKA_APPLICATION, b"a" * 512), (ck.CKA_VALUE, b"v" * 5000)),
-    (DATA, (ck.CKA_OBJECT_ID, b"\6\1\52"), (ck.CKA_VALUE, b"v" * 513)),
+    (DATA, (ck.CKA_OBJECT_ID, b"\6\1\52"), (ck.CKA_VALUE, b"v" * 2049)),
     (*PUBLIC, (ck.CKA_KEY_TYPE, ulong(ck.CKK_EC)), (ck.CKA_EC_PARAMS, P256), (ck.CKA_EC_POINT, POINT)),
     (*PUBLIC, (ck.CKA_KEY_TYPE, ulong(ck.CKK_RSA)), (ck.CKA_MODULUS, b"\x81" * 256), (ck.CKA_PUBLIC_EXPONENT, b"\3")),
     (*PUBLIC, (ck.CKA_KEY_TYPE, ulong(ck.CKK_RSA)), (ck.CKA_MODULUS, b"\x81" * 1024), (ck.CKA_PUBLIC_EXPONENT, b"\3")),
@@ -46,11 +50,15 @@ OBJECTS = (
 )
 ALL = tuple(dict.fromkeys((*READ, ck.CKA_START_DATE, ck.CKA_MODIFIABLE, ck.CKA_SENSITIVE, ck.CKA_ALLOWED_MECHANISMS)))
 
+HELPER = pytest.mark.parametrize("member", ["process"], indirect=True)
+
 
 @pytest.fixture(params=LINKS)
 def member(
     request: pytest.FixtureRequest, softhsm: SoftHSM, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, plan: Plan
 ) -> Iterator[Connection]:
+    # However busy the machine is, a series is not cut short.
+    monkeypatch.setattr(of_member, "_BUDGET", 60.0)
     token = softhsm.token("series")
     environment = {**token.environment, **plan.environment}
     link = opened(request.param, chaos_module(), environment, monkeypatch, tmp_path)
@@ -95,6 +103,25 @@ def test_many_show_what_each_shows_alone(member: Connection, session: int, wante
     )
 
 
+def test_dates_and_arrays_of_many(member: Connection, session: int) -> None:
+    """A key that demands something of those it wraps is asked alone, and so is a private one, whose dates SoftHSM does
+    not read."""
+    demands = (Attribute(ck.CKA_SENSITIVE, b"\1"),)
+    wrapping: Any = (*SECRET, (ck.CKA_VALUE, b"k" * 32), (ck.CKA_WRAP_TEMPLATE, demands))
+    dated = ((ck.CKA_PRIVATE, b"\0"), (ck.CKA_START_DATE, b"20260101"), (ck.CKA_END_DATE, b"20270101"))
+    templates: Any = (*OBJECTS, wrapping, (*wrapping, *dated[:1]), (*OBJECTS[4], *dated[1:]))
+    reals = [made(member, session, template) for template in templates]
+    wanted = (*READ, *COMPARED)
+    seen = [each for _, part in shown_in_series(member, session, reals, wanted, soon) for each in part]
+    alone = [shown(member, session, real, wanted, soon()) for real in reals]
+    assert [each for each, one in zip(seen, alone, strict=True) if each not in (None, one)] == []
+    assert [len(one[ck.CKA_WRAP_TEMPLATE]) > 0 for one in alone[-3:-1]] == [True, True]
+    assert seen[-3:-1] == [None, None]
+    assert seen[-1] is not None
+    assert seen[-1][ck.CKA_START_DATE] == b"20260101"
+    assert len([each for each in seen if each is None]) < 6
+
+
 def test_what_is_as_usual_takes_no_call_of_its_own(member: Connection, session: int, plan: Plan) -> None:
     """Objects that lack most of what is asked for, long labels but for one, and of no more than there is room for."""
     reals = [made(member, session, OBJECTS[number]) for number in (0, 1, 2, 3, 4, 5, 7, 1)]
@@ -104,6 +131,7 @@ def test_what_is_as_usual_takes_no_call_of_its_own(member: Connection, session: 
     assert plan.fired() == ["C_GetAttributeValue"] * len(reals)
 
 
+@HELPER
 def test_a_series_of_more_than_fits_is_several(
     member: Connection, session: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,12 +146,16 @@ def test_a_series_of_more_than_fits_is_several(
     housekeeping._series.cache_clear()
 
 
-def test_a_slow_member_makes_as_many_calls_as_there_is_time_for(member: Connection, session: int, plan: Plan) -> None:
+def test_a_slow_member_makes_as_many_calls_as_there_is_time_for(
+    member: Connection, session: int, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(of_member, "_BUDGET", 0.01)
     reals = [made(member, session, OBJECTS[1]) for _ in range(8)]
     plan.set("C_GetAttributeValue -> delay 20")
     assert [len(part) for part, _ in in_series(member, session, reals, READ, soon)] == [1] * 8
 
 
+@HELPER
 def test_one_error_among_many(member: Connection, session: int, plan: Plan) -> None:
     reals = [made(member, session, OBJECTS[1]) for _ in range(5)]
     plan.set("C_GetAttributeValue nth=3 -> answer CKR_DEVICE_ERROR")
@@ -131,6 +163,7 @@ def test_one_error_among_many(member: Connection, session: int, plan: Plan) -> N
     assert seen == [True, True, False, True, True]
 
 
+@HELPER
 def test_a_length_beyond_its_room_is_not_believed(member: Connection, session: int, plan: Plan) -> None:
     """Said with CKR_OK, to each way of asking: of that object nothing is known."""
     reals = [made(member, session, OBJECTS[1]) for _ in range(3)]
@@ -142,7 +175,7 @@ def test_a_length_beyond_its_room_is_not_believed(member: Connection, session: i
 def test_what_there_is_no_memory_for_is_read_singly(
     member: Connection, session: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reals = [made(member, session, OBJECTS[1]) for _ in range(40)]
+    reals = [made(member, session, OBJECTS[1]) for _ in range(12)]
     expected = singly(member, session, reals, READ)
 
     def none_left(link: _Link, capacity: int, deadline: float) -> None:
@@ -152,6 +185,7 @@ def test_what_there_is_no_memory_for_is_read_singly(
     assert [seen for _, seen in read_many(member, session, reals, READ, soon)] == expected
 
 
+@HELPER
 def test_a_number_of_calls_that_cannot_be(member: Connection, session: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reals = [made(member, session, OBJECTS[1]) for _ in range(3)]
     expected = singly(member, session, reals, READ)
@@ -160,6 +194,7 @@ def test_a_number_of_calls_that_cannot_be(member: Connection, session: int, monk
     assert member.nonsense
 
 
+@HELPER
 def test_how_a_series_fails(member: Connection, session: int, monkeypatch: pytest.MonkeyPatch) -> None:
     reals = [made(member, session, OBJECTS[1]) for _ in range(3)]
     with pytest.raises(MemberBusy):
