@@ -28,6 +28,7 @@ from pyha.ha.settling import template_of
 from pyha.ha.steps import Copy
 from pyha.runtime.bench import Bench
 from pyha.runtime.copying import present_attributes
+from pyha.runtime.failover import Tried
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import at_hand, read_attributes
 from pyha.runtime.inventory import Shown, hash_of_value, read_back, shown_by
@@ -87,29 +88,54 @@ def clone(group: GroupRuntime, source: Place, real: int, target: Place, copy: Co
 
 def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: Copy) -> Copied | None:
     object_class = copy.identity.object_class or 0
-    wanted = attributes_to_create(object_class, copy.identity.key_type)
-    told = tuple(dict.fromkeys((*shown_by(object_class), *wanted, *_LAST)))
+    others = _FROM_SOURCE.get(object_class, ())
 
     def read(deadline: float) -> tuple[int, Template | None]:
         # In one call: what it is, to see that it is the one that is meant, and what it is made from.
         with at_hand(source[1], deadline) as session:
-            seen = read_attributes(source[1], session, real, told, deadline, sure=True)
+            seen = read_attributes(source[1], session, real, told_of(copy.identity), deadline, sure=True)
             hashed = hash_of_value(source[1], session, real, seen, deadline)
             if not copy.identity.same(identity_of(seen, hashed)):
                 return ck.CKR_OK, None
-            others = _FROM_SOURCE.get(object_class, ())
             more = shown(source[1], session, real, others, deadline) if others else {}
-        more.update({kind: seen[kind] for kind in _LAST if seen.get(kind)})
-        original = {kind: seen[kind] for kind in wanted if kind in seen}
-        return ck.CKR_OK, created_template(_settled(more, (*others, *_LAST), copy), original, token=True)
+        return ck.CKR_OK, template_from(copy, seen, more)
 
     try:
         _, template = step(group, *source, "C_GetAttributeValue", read)
     except MemberLost as loss:
         raise SourceLost(str(loss)) from None
-    if template is None:
-        return None
-    promised = {**values_of(template), **dict(copy.settings)}
+    return None if template is None else create_copy(group, target, copy, template)
+
+
+def told_of(identity: Identity) -> tuple[int, ...]:
+    """What an object that is no secret is asked for before it is copied, in one call."""
+    object_class = identity.object_class or 0
+    return tuple(
+        dict.fromkeys((*shown_by(object_class), *attributes_to_create(object_class, identity.key_type), *_LAST))
+    )
+
+
+def template_from(copy: Copy, seen: Mapping[int, bytes], more: Mapping[int, bytes]) -> Template:
+    """What the copy is created with. `seen`: what the source shows of `told_of`; `more`: and of what only some classes
+    have."""
+    object_class = copy.identity.object_class or 0
+    wanted = attributes_to_create(object_class, copy.identity.key_type)
+    others = (*_FROM_SOURCE.get(object_class, ()), *_LAST)
+    present = {**more, **{kind: seen[kind] for kind in _LAST if seen.get(kind)}}
+    original = {kind: seen[kind] for kind in wanted if kind in seen}
+    return created_template(_settled(present, others, copy), original, token=True)
+
+
+def promised_by(copy: Copy, template: Template) -> dict[int, bytes]:
+    """What the copy has to show."""
+    return {**values_of(template), **dict(copy.settings)}
+
+
+def create_copy(
+    group: GroupRuntime, target: Place, copy: Copy, template: Template, tried: Tried | None = None
+) -> Copied:
+    """An object that is no secret onto its member, and read back. `tried`: its C_CreateObject, where it was made
+    already. Raises Refusal, MemberLost."""
     seen: list[Shown] = []
 
     def look(
@@ -117,13 +143,14 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
     ) -> tuple[int, ...]:
         # In one call: what the next plan has to know of it, so that it is not read once more for that.
         protections = protections_of(promised)
+        object_class = copy.identity.object_class or 0
         found, whole = read_back(connection, session, made, object_class, protections, deadline)
         seen[:] = [whole]
         return lost(promised, found)
 
     placed = Placed("a resync")
     try:
-        return create_on(group, *target, template, promised, placed, look), seen[0]
+        return create_on(group, *target, template, promised_by(copy, template), placed, look, tried=tried), seen[0]
     except BaseException:
         placed.take_back(group)
         raise

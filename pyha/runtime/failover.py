@@ -44,8 +44,9 @@ class Abandoned(Exception):
 
 @dataclass(slots=True)
 class Tried:
-    """A first try that was made before the loop (`straight`): on which member, since when (the group's clock), the
-    counts of its logins and of its impossible answers before; what it answered, or how the member was lost."""
+    """A first try that was made before the loop (`straight`, `together`): on which member, since when (the group's
+    clock), the counts of its logins and of its impossible answers before; what it answered, or how the member was
+    lost."""
 
     index: int
     connection: Connection

@@ -32,7 +32,7 @@ from pyha.ha.replication import (
 )
 from pyha.ha.telling import type_names
 from pyha.runtime.bench import Bench
-from pyha.runtime.failover import run
+from pyha.runtime.failover import Tried, run
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.half_made import Creation
 from pyha.runtime.housekeeping import SearchFailed, at_hand, create, read_attributes
@@ -322,10 +322,11 @@ def create_on(
     placed: Placed,
     look: Look = weaknesses,
     fresh: bool | None = None,
+    tried: Tried | None = None,
 ) -> int:
     """An object that is no secret on one member, which need not be in yet, with all the protections `promised`: its
     real handle. `look` reads it back. `fresh`: there is no such one yet; None: in a resync, which sees what was made.
-    Raises Refusal, MemberLost."""
+    `tried`: the first try, where it was made already. Raises Refusal, MemberLost."""
     find = made_with(template)
 
     def attempt(deadline: float) -> tuple[int, int]:
@@ -335,10 +336,12 @@ def create_on(
                 clear_remainder(connection, session, template, None, fresh, deadline)
             return rv, real
 
-    rv, real = step(group, index, connection, "C_CreateObject", attempt)
+    rv, real = step(group, index, connection, "C_CreateObject", attempt, tried=tried)
     if rv != ck.CKR_OK or real is None:
         raise refused(rv, f"member {group.name(index)} refused C_CreateObject")
-    placed.add(index, connection, real, find)
+    # The login in which a try before this has made it may be over by now, and its handle with it.
+    logins = tried.logins if tried is not None and tried.rv == ck.CKR_OK else None
+    placed.add(index, connection, real, find, logins=logins)
     lacking = lacking_on(group, index, connection, real, promised, look)
     if lacking:
         raise Refusal(ck.CKR_DEVICE_ERROR, f"member {group.name(index)} makes it without {lacking}")

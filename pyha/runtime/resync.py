@@ -9,6 +9,7 @@ Source: SEMANTICS.md section 5; docs/resync.md.
 
 import itertools
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -31,8 +32,9 @@ from pyha.runtime.inventory import Lookout, Memory, count, read_inventory
 from pyha.runtime.marking import CHALLENGE, marks_of
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.outcomes import Refusal, Unreplicable, is_without_reason
-from pyha.runtime.resync_steps import carry_out
+from pyha.runtime.resync_steps import carry_out, has_appeared
 from pyha.runtime.strategy import strategies_of
+from pyha.runtime.together import Rest, Together
 
 
 class Beside:
@@ -47,9 +49,10 @@ class Beside:
         """How often others were let in so far."""
         return 0
 
-    def look(self) -> None:
-        """Asked between members, and between their objects, while they are read: who makes or changes something just
-        then can be noticed."""
+    def look(self) -> bool:
+        """Asked between members, and between their objects, while they are read, and between the parts of a step: who
+        makes or changes something just then can be noticed. Whether somebody was."""
+        return False
 
 
 Watch = Callable[[int, int, Callable[[], str]], None]
@@ -273,8 +276,10 @@ class _Work:
         """Whether it came to the end of them. Raises LostMeanwhile, Unreadable."""
         troubles = _Troubles()
         seen = self._turn
+        together = Together(self._group, self._beside.look)
+        rests: deque[Rest] = deque()
         for at, step in enumerate(steps):
-            if not self._beside.goes_on(at):
+            if not rests and not self._beside.goes_on(at):
                 return False
             if seen != self._beside.taken():
                 seen = self._beside.taken()
@@ -285,8 +290,13 @@ class _Work:
                 self._memories[step.member].forget(step.real)
             try:
                 with _Attributed(self._members[step.member]):
-                    self._look(step)
-                    carry_out(self._group, self._members, self._lookouts, step)
+                    if not rests:
+                        self._look(step)
+                        rests.extend(together.begin(steps, at, self._members, self._is_void))
+                    if rests:
+                        self._finish(step.member, rests.popleft())
+                    else:
+                        carry_out(self._group, self._members, self._lookouts, step)
             except (Refusal, Unreplicable, SearchFailed, SessionRefused) as refusal:
                 key = self.key(step)
                 if _in_doubt(refusal) and key not in self._doubted:
@@ -304,6 +314,14 @@ class _Work:
             self._done += 1
             self._watch(at + 1, len(steps), partial(line, step, self.names))
         return True
+
+    def _is_void(self, copy: Copy) -> bool:
+        return has_appeared(self._lookouts[copy.member], copy)
+
+    def _finish(self, member: int, rest: Rest) -> None:
+        made = rest()
+        if made is not None:
+            self._lookouts[member].made(*made)
 
     def _see_others(self) -> None:
         """What those made who were let in has to be seen before anything is made here: SoftHSM, which does that by a

@@ -56,8 +56,13 @@ def _has_come(lookouts: Sequence[Lookout], clear: Clear) -> bool:
     return any(record_label(identity) == clear.label for lookout in lookouts for identity in lookout.appeared)
 
 
+def has_appeared(lookout: Lookout, copy: Copy) -> bool:
+    """Whether somebody else has made it there meanwhile."""
+    return any(copy.identity.same(identity) for identity in lookout.appeared)
+
+
 def _copy(group: GroupRuntime, members: Sequence[Place], lookout: Lookout, copy: Copy) -> None:
-    if any(copy.identity.same(identity) for identity in lookout.appeared):
+    if has_appeared(lookout, copy):
         return
     source = members[copy.source]
     if copy.identity.object_class in KEY_CLASSES:

@@ -14,7 +14,7 @@ from pyha.cryptoki.functions import BY_NAME, Function
 from pyha.cryptoki.names import rv_name
 from pyha.cryptoki.plain import dataclass, field
 from pyha.runtime import log
-from pyha.runtime.failover import POISON_LIMIT, NotThere, settle
+from pyha.runtime.failover import POISON_LIMIT, NotThere, Tried, settle
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import STILL_THERE, destroy, expect_login, is_gone
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
@@ -60,14 +60,15 @@ def step(
     name: str,
     attempt: Callable[[float], tuple[int, T]],
     unbind: Callable[[Connection], object] = lambda connection: None,
+    tried: Tried | None = None,
 ) -> tuple[int, T | None]:
     """One step on this member: (CK_RV, what `attempt` gave beside it). `attempt(deadline)` may be tried twice; `name`:
-    of the function whose verdicts count; `unbind` makes `attempt` look for its objects anew. Raises MemberLost,
-    Refusal."""
+    of the function whose verdicts count; `unbind` makes `attempt` look for its objects anew; `tried`: what the first
+    try came to, where it was made already. Raises MemberLost, Refusal."""
     function = BY_NAME[name]
     try:
         policy = _Step(function, attempt, unbind)
-        rv, values = settle(group, policy, index, connection, group.deadline(function.slow))
+        rv, values = settle(group, policy, index, connection, group.deadline(function.slow), tried)
     except NotThere as disturbance:
         raise Disturbed(disturbance.rv, f"member {group.name(index)} cannot do {name}") from None
     except SessionRefused as refused:
@@ -154,9 +155,18 @@ class Placed:
     what: str
     objects: list[Made] = field(default_factory=list)
 
-    def add(self, index: int, connection: Connection, real: int, find: Find | None = None, equal: bool = False) -> None:
-        """One object more."""
-        self.objects.append(Made(index, connection, real, connection.logins, find, equal))
+    def add(
+        self,
+        index: int,
+        connection: Connection,
+        real: int,
+        find: Find | None = None,
+        equal: bool = False,
+        logins: int | None = None,
+    ) -> None:
+        """One object more. `logins`: the connection's count when it was made, where that was not just now."""
+        logins = connection.logins if logins is None else logins
+        self.objects.append(Made(index, connection, real, logins, find, equal))
 
     def has(self, connection: Connection, real: int) -> bool:
         """Whether this object is one of them."""

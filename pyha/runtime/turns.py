@@ -74,9 +74,9 @@ class _Turns(Beside):
         """How often others were let in so far."""
         return self._taken
 
-    def look(self) -> None:
-        """Sees who did not wait."""
-        self.here.look()
+    def look(self) -> bool:
+        """Sees who did not wait: whether there was somebody."""
+        return self.here.look()
 
     def goes_on(self, at: int) -> bool:
         """Whether nobody has come who did not wait, and there is time for one more step; at the end of a turn those

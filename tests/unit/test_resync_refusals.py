@@ -15,6 +15,7 @@ from pyha.ha.tombstones import Tombstone
 from pyha.runtime import resync
 from pyha.runtime.inventory import Memory
 from pyha.runtime.outcomes import Refusal
+from pyha.runtime.together import Together
 from tests.unit.model_tokens import GROUP, LEAVES, NAMES, STAYS, Token, carry_out, data, planned, secret
 
 Refuses = Callable[[Step], bool]
@@ -39,6 +40,7 @@ def resynchronised(
     monkeypatch.setattr(resync, "count", lambda group, token: len(token.content()))
     monkeypatch.setattr(resync, "afresh", lambda group, members, until: members)
     monkeypatch.setattr(resync, "Lookout", lambda *arguments: lookout)
+    monkeypatch.setattr(Together, "begin", lambda *arguments: [])  # each step goes by itself
     monkeypatch.setattr(resync, "_configured", lambda group: frozenset(NAMES))
     settings = SimpleNamespace(members=[SimpleNamespace(recorded_as=name) for name in NAMES])
     group: Any = SimpleNamespace(clock=lambda: 0.0, name=NAMES.__getitem__, settings=settings, strategies=())
