@@ -46,7 +46,9 @@ _Layout = tuple[tuple[int, ...], Callable[[Any, int], tuple[bytes, ...]]] | None
 
 class Series:
     """One query for any number of objects: attributes with room, and (a capacity of None) arrays that are taken to be
-    empty. Any number of threads may use it at once."""
+    empty. Any number of threads may use it at once. `function`: C_GetAttributeValue."""
+
+    function = FUNCTION
 
     def __init__(self, queries: Sequence[Query]) -> None:
         self._queries = tuple(queries)

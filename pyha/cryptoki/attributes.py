@@ -237,11 +237,11 @@ def weaker(before: Mapping[int, bytes], after: Mapping[int, bytes]) -> tuple[int
 
     A list of allowed mechanisms protects too, unless it is empty: `after` must allow no more. Attribute arrays
     (CKA_WRAP_TEMPLATE ...) are not compared: their value in memory is made of addresses."""
-    lost = [
-        type
-        for type, stronger in PROTECTIONS.items()
-        if _holds(before.get(type), stronger) and not _holds(after.get(type), stronger)
-    ]
+    lost = []
+    for type, value in before.items():
+        stronger = PROTECTIONS.get(type)
+        if stronger is not None and _holds(value, stronger) and not _holds(after.get(type), stronger):
+            lost.append(type)
     allowed = _mechanisms(before.get(CKA_ALLOWED_MECHANISMS))
     if allowed and not (allowed >= _mechanisms(after.get(CKA_ALLOWED_MECHANISMS)) > set()):
         lost.append(CKA_ALLOWED_MECHANISMS)

@@ -80,5 +80,5 @@ def is_dated(template: Template) -> bool:
 
 def lost(before: Mapping[int, bytes], after: Mapping[int, bytes]) -> tuple[int, ...]:
     """The protections that `before` has and `after` has not, arrays among them (packed); else as `weaker` has it."""
-    arrays = [kind for kind in ARRAYS if not demands(after.get(kind) or b"", before.get(kind) or b"")]
+    arrays = [kind for kind in ARRAYS if before.get(kind) and not demands(after.get(kind) or b"", before[kind])]
     return (*weaker(before, after), *arrays)

@@ -14,6 +14,7 @@ from pyha.cryptoki import constants as ck
 from pyha.cryptoki.plain import dataclass
 from pyha.cryptoki.values import Attribute, Template
 
+_CLASS = ck.CKA_CLASS
 _SEARCHED = (
     ck.CKA_CLASS,
     ck.CKA_TOKEN,
@@ -86,11 +87,11 @@ class Identity:
     @property
     def object_class(self) -> int | None:
         """CKA_CLASS."""
-        for kind, value in self.attributes:  # the first of `READ`
-            if kind == ck.CKA_CLASS and len(value) == 8:
+        if self.attributes:
+            kind, value = self.attributes[0]  # the first of `READ`
+            if kind == _CLASS and len(value) == 8:
                 return int.from_bytes(value, NATIVE)
-            break
-        return number(self.get(ck.CKA_CLASS))
+        return number(self.get(_CLASS))
 
     @property
     def key_type(self) -> int | None:

@@ -7,6 +7,7 @@ Source: SEMANTICS.md section 5; REPLICATION.md (attributes of a copy).
 """
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.keys import KEY_TYPES, settable_in_unwrap
@@ -109,17 +110,21 @@ def _create(group: GroupRuntime, source: Place, real: int, target: Place, copy: 
 
 def told_of(identity: Identity) -> tuple[int, ...]:
     """What an object that is no secret is asked for before it is copied, in one call."""
-    object_class = identity.object_class or 0
-    return tuple(
-        dict.fromkeys((*shown_by(object_class), *attributes_to_create(object_class, identity.key_type), *_LAST))
-    )
+    return _of_kind(identity.object_class or 0, identity.key_type)[1]
+
+
+@lru_cache(64)
+def _of_kind(object_class: int, key_type: int | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """What it is created from; and that with all else that it is asked for."""
+    wanted = attributes_to_create(object_class, key_type)
+    return wanted, tuple(dict.fromkeys((*shown_by(object_class), *wanted, *_LAST)))
 
 
 def template_from(copy: Copy, seen: Mapping[int, bytes], more: Mapping[int, bytes]) -> Template:
     """What the copy is created with. `seen`: what the source shows of `told_of`; `more`: and of what only some classes
     have."""
     object_class = copy.identity.object_class or 0
-    wanted = attributes_to_create(object_class, copy.identity.key_type)
+    wanted, _ = _of_kind(object_class, copy.identity.key_type)
     others = (*_FROM_SOURCE.get(object_class, ()), *_LAST)
     present = {**more, **{kind: seen[kind] for kind in _LAST if seen.get(kind)}}
     original = {kind: seen[kind] for kind in wanted if kind in seen}

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
+from pyha.abi.creations import Creations
 from pyha.abi.info import unpack_session_info
 from pyha.abi.queries import Laid
 from pyha.abi.series import Series, Values
@@ -382,6 +383,20 @@ def is_gone(connection: Connection, session: int, real: int, deadline: float) ->
 def create(connection: Connection, session: int, template: Template, deadline: float) -> tuple[int, int]:
     """C_CreateObject beside no search: (CK_RV, real handle)."""
     return make(connection, "C_CreateObject", deadline, session, template, None)
+
+
+def create_many(
+    connection: Connection, session: int, templates: Sequence[Template], deadline: float
+) -> list[tuple[int, int]]:
+    """`create` with the first of these templates, in one hand-over: (CK_RV, real handle) each. CKR_DEVICE_ERROR for
+    every one where it cannot be told what was made. Raises MemberLost, MemberBusy."""
+    connection.enter_catalogue(deadline, alone=True)
+    try:
+        told = connection.series(Creations(templates), session, templates, deadline)
+    finally:
+        connection.catalogue.leave()
+    made = [each for each in told if each is not None]
+    return made if len(made) == len(told) else [(ck.CKR_DEVICE_ERROR, 0)] * len(templates)
 
 
 def make(connection: Connection, name: str, deadline: float, *values: object) -> tuple[int, int]:

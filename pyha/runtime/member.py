@@ -11,12 +11,11 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from pyha.abi.codec import Codecs, Malformed
 from pyha.abi.info import unpack_token_info
 from pyha.abi.link import Arena, Link, LinkBusy, LinkDead, LinkFailed, LinkLate
-from pyha.abi.series import FUNCTION, Series, Values
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function, Route
 from pyha.cryptoki.info import TokenInfo
@@ -62,6 +61,23 @@ class TokenMatch(Protocol):
     """The part of a member's URI that finds its token."""
 
     def matches(self, info: TokenInfo, slot_id: int) -> bool: ...
+
+
+_Object = TypeVar("_Object", contravariant=True)
+_Told = TypeVar("_Told")
+
+
+class Turns(Protocol[_Object, _Told]):
+    """How a series of calls of one function lies in an arena (`pyha.abi.series`, `pyha.abi.creations`)."""
+
+    @property
+    def function(self) -> Function: ...
+
+    def size(self, count: int) -> int: ...
+
+    def write(self, arena: Arena, session: int, objects: Sequence[_Object]) -> int: ...
+
+    def read(self, arena: Arena, count: int, made: int) -> list[_Told | None]: ...
 
 
 class Connection:
@@ -287,9 +303,12 @@ class Connection:
         finally:
             link.release(arena, used)
 
-    def series(self, layout: Series, session: int, objects: Sequence[int], deadline: float) -> list[Values]:
-        """What the first of these objects show (real handles, `layout.most` of them at most), each as `Series` says, in
-        one hand-over; at least of one. `deadline`: for one call. Raises as `invoke` does."""
+    def series(
+        self, layout: Turns[_Object, _Told], session: int, objects: Sequence[_Object], deadline: float
+    ) -> list[_Told | None]:
+        """What calls for the first of these objects came to, each as `layout` says, in one hand-over; at least of one:
+        None where that cannot be told. `objects`: so many as the layout takes. `deadline`: for one call. Raises as
+        `invoke` does."""
         link = self._link
         if link is None:
             raise MemberLost(self._cause or "it is not connected")
@@ -299,16 +318,16 @@ class Connection:
         try:
             arena = link.arena(layout.size(count), deadline)
         except (LinkDead, LinkLate) as loss:
-            raise self._not_called(FUNCTION, loss) from None
+            raise self._not_called(layout.function, loss) from None
         used = arena.capacity
         try:
             used = layout.write(arena, session, objects)
-            made = link.series(arena, FUNCTION.index, count, _BUDGET, deadline)
+            made = link.series(arena, layout.function.index, count, _BUDGET, deadline)
             if not made:
                 self.nonsense += 1
             return layout.read(arena, count, made) if made else [None]
         except (LinkDead, LinkLate) as loss:
-            raise self._lost(FUNCTION, loss) from None
+            raise self._lost(layout.function, loss) from None
         finally:
             link.release(arena, used)
 

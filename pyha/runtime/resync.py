@@ -62,6 +62,9 @@ Watch = Callable[[int, int, Callable[[], str]], None]
 Reads = Callable[[int], None]
 """Told of each object that was read: how many of all members it were so far."""
 
+_BLINK = 0.001
+"""Seconds between two looks for others: to make or change an object on some members takes longer."""
+
 _Key = tuple[type[Step], int, object]
 
 
@@ -236,9 +239,14 @@ class _Work:
                 memory.keep(real, seen)
         self._lookouts = []
         counted = itertools.count(1)
+        looked = self._group.clock()
 
         def told() -> None:
-            self._beside.look()
+            nonlocal looked
+            now = self._group.clock()
+            if now - looked >= _BLINK:
+                looked = now
+                self._beside.look()
             self._reads(next(counted))
 
         for place, memory in zip(self._members, self._memories, strict=True):

@@ -32,7 +32,7 @@ from pyha.runtime.cloning import (
 )
 from pyha.runtime.failover import Tried
 from pyha.runtime.group import GroupRuntime
-from pyha.runtime.housekeeping import SearchFailed, at_hand, create, in_series
+from pyha.runtime.housekeeping import SearchFailed, at_hand, create_many, in_series
 from pyha.runtime.inventory import Shown, is_record, is_replicated, shown_by
 from pyha.runtime.member import MemberLost, SessionRefused
 from pyha.runtime.showing import protections_of
@@ -42,8 +42,8 @@ Rest = Callable[[], Copied | None]
 
 _MOST = 8
 """Copies at once: with more there is little to be saved, and what was read grows old."""
-_LONGEST = 0.01
-"""Seconds that they may take, if they take as long as the last ones."""
+_LONGEST = 0.02
+"""Seconds that they may take, if each takes as long as the last ones: what was read must not be old when it is made."""
 
 
 class Together:
@@ -197,8 +197,8 @@ def _create(group: GroupRuntime, place: Place, begun: Sequence[_Begun]) -> None:
     deadline = group.deadline()
     if not begun or not group.log_in_member(index, connection, deadline):
         return
+    start, logins, nonsense = group.clock(), connection.logins, connection.nonsense
     with at_hand(connection, deadline) as session:
-        start, logins, nonsense = group.clock(), connection.logins, connection.nonsense
-        for each in begun:
-            rv, real = create(connection, session, each.template, group.deadline())
-            each.tried = Tried(index, connection, start, logins, nonsense, rv, [real], None)
+        answers = create_many(connection, session, [each.template for each in begun], deadline)
+    for each, (rv, real) in zip(begun, answers, strict=False):
+        each.tried = Tried(index, connection, start, logins, nonsense, rv, [real], None)

@@ -29,14 +29,14 @@ def sync(group: Group, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 @pytest.mark.parametrize(
     ("fault", "status", "there"),
     [
-        ("answer CKR_DEVICE_MEMORY", 1, len(VALUES) - 1),  # refused: it alone is left
-        ("answer CKR_SESSION_HANDLE_INVALID", 0, len(VALUES)),  # healed
-        ("answer-after CKR_GENERAL_ERROR", 0, len(VALUES)),  # in doubt, and it was made: seen by the next plan
-        ("lose-login", 3, None),  # so far as none was needed
-        ("crash", 3, FAILS - 1),
+        ("answer CKR_DEVICE_MEMORY", (1,), len(VALUES) - 1),  # refused: it alone is left
+        ("answer CKR_SESSION_HANDLE_INVALID", (0,), len(VALUES)),  # healed
+        ("answer-after CKR_GENERAL_ERROR", (0,), len(VALUES)),  # in doubt, and it was made: seen by the next plan
+        ("lose-login", (2, 3), None),  # met by a search, or by a creation: so far as none was needed
+        ("crash", (3,), FAILS - 1),
     ],
 )
-def test_one_of_many_fails(sync: Sync, tmp_path: Path, fault: str, status: int, there: int | None) -> None:
+def test_one_of_many_fails(sync: Sync, tmp_path: Path, fault: str, status: tuple[int, ...], there: int | None) -> None:
     made = sync.made
     with made.member(0) as plain:
         for number, value in enumerate(VALUES):
@@ -48,7 +48,7 @@ def test_one_of_many_fails(sync: Sync, tmp_path: Path, fault: str, status: int, 
     assert sync("--dry-run")[0] == 1
     plan.set(f"C_CreateObject nth={proofs(plan) + FAILS} -> {fault}")
     found = sync()
-    assert found[0] == status, found
+    assert found[0] in status, found
     first, second = contents(made)
     assert there is None or len(labels(second)) == there
     assert set(labels(second)) < set(labels(first)) or there == len(VALUES)
