@@ -1,4 +1,5 @@
-"""Secret keys of one name, told by a mark of their value: where members hold more and fewer of them.
+"""Secret keys of one name, told by a mark of their value: where members hold more and fewer of them, or only some of
+them tell their check value.
 
 Pure. A mark is what a member's module makes of the key's whole value and a challenge, in one of several ways: equal
 ones, made in one way, are of equal values. Marks are compared within one plan, and kept nowhere.
@@ -18,14 +19,19 @@ Marks = tuple[bytes, ...]
 
 
 def look_alikes(sides: Sequence[Side]) -> frozenset[Name]:
-    """The names of secret keys that a member holds several of, and another one more or fewer."""
-    counts = [Counter(name_of(held.identity) for held in _secrets(side.inventory)) for side in sides]
-    return frozenset(
-        name
-        for held in counts
-        for name, count in held.items()
-        if count > 1 and any(other[name] != count for other in counts)
-    )
+    """The names of secret keys that a member holds several of, and another one more or fewer; or where some tell their
+    check value, and others do not."""
+    secrets = [_secrets(side.inventory) for side in sides]
+    counts = [Counter(name_of(held.identity) for held in each) for each in secrets]
+    several = {name for each in counts for name, count in each.items() if count > 1}
+    if not several:
+        return frozenset()
+    telling: dict[Name, set[bool]] = {}
+    for held in (held for each in secrets for held in each):
+        name = name_of(held.identity)
+        if name in several:
+            telling.setdefault(name, set()).add(bool(held.identity.get(ck.CKA_CHECK_VALUE)))
+    return frozenset(name for name in several if len(telling[name]) > 1 or len({each[name] for each in counts}) > 1)
 
 
 def of_names(side: Side, names: frozenset[Name]) -> list[int]:

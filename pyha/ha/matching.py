@@ -116,7 +116,8 @@ def _by_mark(items: Sequence[Item]) -> list[list[Item]] | None:
 def _without_unfinished(items: list[Item], matched: Matched) -> list[Item]:
     """Of secret keys that are one by their marks, those that are left when what nobody has finished is one too many: a
     copy that tells no check value, beside one like it on the same member that does, where no other member has as many.
-    Who made it was killed in the call, and it came when another copy was there already."""
+    Who made it was killed in the call, and it came when another copy was there already. Not where a tombstone says that
+    such a key was made while members were away: an application may have unwrapped one that it had."""
     if not items[0].held.mark or any(item.held.mark != items[0].held.mark for item in items):
         return items
     counts = _counts(items)
@@ -128,7 +129,9 @@ def _without_unfinished(items: list[Item], matched: Matched) -> list[Item]:
         unfinished = [
             item
             for item in own
-            if item.held.settings in told and not item.held.identity.get(ck.CKA_CHECK_VALUE) and not item.graves
+            if item.held.settings in told
+            and not item.held.identity.get(ck.CKA_CHECK_VALUE)
+            and not (item.graves or item.finished)
         ]
         surplus += unfinished[: max(count - max(others, 1), 0)]
     matched.surplus += surplus

@@ -23,7 +23,7 @@ class Item:
     members without this object's tombstones know better. `gone`: a tombstone deletes it. `superseded`: one changes it.
     `stuck`: one of several of which a tombstone speaks, and nobody knows of which, or one that cannot become what it
     has to: it goes to no other member.
-    `graves`: the tombstones that change it."""
+    `graves`: the tombstones that change it. `finished`: one says that an object like it was made, to its end."""
 
     member: int
     held: Held
@@ -33,6 +33,7 @@ class Item:
     superseded: bool = False
     stuck: bool = False
     graves: list["Grave"] = field(default_factory=list)
+    finished: bool = False
 
     def cannot_follow(self) -> None:
         """It cannot be changed: as long as that is so its tombstones stay, else it would be taken for a new one."""
@@ -90,6 +91,10 @@ class Applied:
             name = name_of(grave.tombstone.was)
             later = [other for other in self._by_was[name] if _follows(other, grave)]
             later += [other for other in by_now.get(name, ()) if _takes_the_name(other, grave)]
+            if grave.tombstone.of_making:
+                for member in range(len(sides)):
+                    for item in self._like(member, grave.tombstone.was):
+                        item.finished = True
             for member, side in enumerate(sides):
                 # A later one of its own: it has been through all this while it was alone.
                 own = any(side.recorded_as not in other.pending for other in later)

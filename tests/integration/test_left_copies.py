@@ -15,7 +15,7 @@ from pyha.runtime import config
 from tests.application import Application
 from tests.chaos import behind_chaos
 from tests.integration.conftest import TestGroup
-from tests.integration.replication_tools import STAYS
+from tests.integration.replication_tools import LEAVES, STAYS
 from tests.integration.test_group_sync import Sync
 from tests.integration.test_resync import contents, labels
 from tests.integration.test_tombstones import found
@@ -91,3 +91,29 @@ def test_another_key_that_nobody_has_proved_stays(sync: Sync) -> None:
     assert status == 1
     assert "cannot be told apart" in out
     assert [len(labels(each)) for each in contents(made)] == [1, 2, 1]
+
+
+def test_one_that_an_application_has_unwrapped_stays(sync: Sync) -> None:
+    """The same key once more, while the other members are away: it was told CKR_OK."""
+    made = sync.made
+    usage = dict.fromkeys((ck.CKA_ENCRYPT, ck.CKA_DECRYPT, ck.CKA_SIGN, ck.CKA_VERIFY, ck.CKA_WRAP), True)
+    key = {
+        ck.CKA_CLASS: ck.CKO_SECRET_KEY,
+        ck.CKA_KEY_TYPE: ck.CKK_AES,
+        **LEAVES,
+        **NAMED,
+        **usage,
+        ck.CKA_UNWRAP: True,
+    }
+    value = {ck.CKA_VALUE: bytes(range(32))}
+    with made.application() as app:
+        app.create({**key, **value})
+    made.only(0)
+    with made.application() as app:
+        wrapping = app.generate(ck.CKM_AES_KEY_GEN, {ck.CKA_WRAP: True, ck.CKA_UNWRAP: True, ck.CKA_VALUE_LEN: 32})
+        blob = app.wrap(ck.CKM_AES_KEY_WRAP, wrapping, app.create({**key, **value, ck.CKA_TOKEN: False}))
+        app.unwrap(ck.CKM_AES_KEY_WRAP, wrapping, blob, key)
+    made.only(0, 1, 2)
+    assert sync()[0] == 0
+    assert [len(labels(each)) for each in contents(made)] == [2, 2, 2]
+    assert sync("--dry-run")[0] == 0

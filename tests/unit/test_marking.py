@@ -1,16 +1,18 @@
 """Secret keys that look alike, told by marks of their values: what a plan makes of them (docs/resync.md)."""
 
+from dataclasses import replace
 from itertools import count
 
 import pytest
 
 from pyha.cryptoki import constants as ck
-from pyha.ha.inventory import Held, Inventory, Settings, Side, name_of
+from pyha.ha.inventory import Held, HeldTombstone, Inventory, Settings, Side, name_of
 from pyha.ha.marking import look_alikes, marked, of_names
 from pyha.ha.resync import plan
-from pyha.ha.steps import Delete, Plan
+from pyha.ha.steps import Copy, Delete, Plan
 from pyha.ha.telling import action
-from tests.unit.model_tokens import LEAVES, data, secret
+from pyha.ha.tombstones import Tombstone
+from tests.unit.model_tokens import GROUP, LEAVES, data, secret
 
 _handles = count(1)
 
@@ -48,6 +50,22 @@ def test_what_two_members_have_is_no_remainder() -> None:
     assert sum(action(step) == "copy" for step in made.steps) == 1
 
 
+def test_one_whose_making_came_to_its_end_stays() -> None:
+    """An application unwrapped a key that it had while a member was away."""
+    had, left = key(b"m", b"123"), key(b"m")
+    told = Tombstone(GROUP, left.identity, left.identity, (), frozenset("b"), made=1)
+    found = sides([had, left], [key(b"m", b"123")])
+    found[0] = replace(found[0], inventory=replace(found[0].inventory, tombstones=(HeldTombstone(99, told),)))
+    made = plan(found, frozenset("ab"))
+    assert not [step for step in made.steps if isinstance(step, Delete)]
+    assert sum(isinstance(step, Copy) for step in made.steps) == 1
+
+
+def test_as_many_of_one_value_are_matched_though_some_tell_nothing() -> None:
+    made = planned([key(b"m", b"123"), key(b"m")], [key(b"m", b"123"), key(b"m", b"123")])
+    assert (made.steps, made.conflicts) == ((), ())
+
+
 def test_one_with_other_attributes_is_another() -> None:
     other = tuple((kind, b"\0" if kind == ck.CKA_SIGN else value) for kind, value in LEAVES)
     made = planned([key(b"m", b"123")], [key(b"m", b"123"), key(b"m", b"", other)])
@@ -81,7 +99,9 @@ def test_marks_are_asked_for_where_members_hold_more_and_fewer() -> None:
     names = look_alikes(found)
     assert names == {name_of(one.identity)}
     assert [len(of_names(side, names)) for side in found] == [2, 1]
-    assert look_alikes(sides([one, two], [key(b""), key(b"")])) == frozenset()
+    assert look_alikes(sides([one, two], [key(b""), key(b"")])) == names, "which of them has told its check value?"
+    assert look_alikes(sides([two, key(b"")], [key(b""), key(b"")])) == frozenset()
+    assert look_alikes(sides([one, one], [one, one])) == frozenset()
     assert look_alikes(sides([one], [])) == frozenset()
 
 
