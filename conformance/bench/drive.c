@@ -251,7 +251,7 @@ static struct thread {
     CK_SESSION_HANDLE session;
     const struct operation *operation;
     uint64_t limit, operations, nanoseconds;
-    uint32_t samples[SAMPLES]; /* nanoseconds of the latest operations */
+    uint64_t samples[SAMPLES]; /* nanoseconds of the latest operations: a first search may take more than 32 bits hold */
     FILE *file;                /* of a trace */
     uint64_t failures;
 } threads[THREADS];
@@ -269,8 +269,7 @@ static void *work(void *argument)
     while (good && (after - start < self->limit || !count)) {
         good = once(self->session);
         after = now();
-        uint64_t taken = after - before;
-        self->samples[count++ % SAMPLES] = taken > UINT32_MAX ? UINT32_MAX : (uint32_t)taken;
+        self->samples[count++ % SAMPLES] = after - before;
         before = after;
     }
     self->operations = count;
@@ -280,7 +279,7 @@ static void *work(void *argument)
 
 static int ascending(const void *left, const void *right)
 {
-    uint32_t a = *(const uint32_t *)left, b = *(const uint32_t *)right;
+    uint64_t a = *(const uint64_t *)left, b = *(const uint64_t *)right;
     return (a > b) - (a < b);
 }
 
@@ -332,7 +331,7 @@ static int let_work(void *(*how)(void *), const char *name, int count, long mill
 
 static int run(const char *name, int count, long milliseconds)
 {
-    static uint32_t all[THREADS * SAMPLES];
+    static uint64_t all[THREADS * SAMPLES];
     size_t samples = 0;
     uint64_t done = 0, longest = 1;
     if (!let_work(work, name, count, milliseconds, NULL))
@@ -348,7 +347,7 @@ static int run(const char *name, int count, long milliseconds)
     if (failed || !samples)
         return 0;
     qsort(all, samples, sizeof *all, ascending);
-    printf("ok %lu %lu %u\n", done, longest, all[samples / 2]);
+    printf("ok %lu %lu %lu\n", done, longest, all[samples / 2]);
     return 1;
 }
 

@@ -29,7 +29,7 @@ _SIZE = (1 << 20) - 256
 """Bytes of arena, without its head: a part of it is one hand-over less for the other objects."""
 _MOST = 256
 """Objects of one hand-over."""
-_KEPT = 512
+_KEPT = 256
 """Different answers of which the layout is kept."""
 _STEP = TURN // WORD.size
 _SESSION, _OBJECT, _QUERY = (
