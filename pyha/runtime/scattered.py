@@ -26,18 +26,43 @@ class Unsearched(Exception):
 
 
 def forget_dropped(
-    group: GroupRuntime, connection: Connection, template: Template, found: Collection[int], deadline: float
+    group: GroupRuntime,
+    index: int,
+    connection: Connection,
+    template: Template,
+    found: Collection[int],
+    deadline: float,
 ) -> bool:
     """Of the session objects that this member has and that were not among what it `found` (virtual handles): forget
     where those were that could have been, and are not there any more. Whether there are such. Raises MemberLost,
     SessionRefused."""
+    entries = group.objects.of_sessions()
+    if not entries:
+        return False
+    found = frozenset(found)
     dropped = False
-    for entry in group.objects.of_sessions():
-        missed = entry.handle in connection.bound and entry.handle not in found and entry.identity.may_match(template)
-        if missed and gone(connection, entry, deadline):
+    held: dict[int | None, bool] = {}
+    for entry in entries:
+        if entry.handle not in connection.bound or entry.handle in found or not entry.identity.may_match(template):
+            continue
+        if entry.session not in held:
+            # Where it lives it lives with all of its session's objects: one call for them.
+            held[entry.session] = _holds(group, index, connection, entry.session, deadline)
+        if not held[entry.session] and gone(connection, entry, deadline):
             group.objects.unbind(connection, entry.handle)
             dropped = True
     return dropped
+
+
+def _holds(group: GroupRuntime, index: int, connection: Connection, session: int | None, deadline: float) -> bool:
+    """Whether this member still has the real session on which the virtual one's objects live. Raises MemberLost,
+    SessionRefused."""
+    virtual = group.sessions.get(session or 0)
+    generation, real = (virtual.holders.get(index) if virtual is not None else None) or (0, 0)
+    if generation != connection.generation:
+        return False
+    rv, _ = connection.call("C_GetSessionInfo", deadline, real, None)
+    return rv == ck.CKR_OK
 
 
 def elsewhere(group: GroupRuntime, searched: int, template: Template, away: Collection[int]) -> list[int]:
@@ -57,7 +82,7 @@ def elsewhere(group: GroupRuntime, searched: int, template: Template, away: Coll
             with housekeeping(connection, deadline) as real_session:
                 reals = search(connection, real_session, template, deadline)
             known = {connection.known[real] for real in reals if real in connection.known}
-            if forget_dropped(group, connection, template, known, deadline):
+            if forget_dropped(group, index, connection, template, known, deadline):
                 raise Unsearched(index)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))

@@ -88,7 +88,7 @@ class SearchCall:
         self.index = index
         try:
             handles = self._all(index, connection, deadline)
-            if forget_dropped(self._group, connection, self._template, handles, deadline):
+            if forget_dropped(self._group, index, connection, self._template, handles, deadline):
                 handles = self._all(index, connection, deadline)
             return ck.CKR_OK, handles
         except SearchFailed as failure:
