@@ -14,8 +14,10 @@ from pyha.cryptoki.attributes import is_attribute_array, is_secret
 from pyha.cryptoki.values import Attribute, Template
 from pyha.ha.identity import ulong
 from pyha.ha.replication import restated_template, value_of
+from pyha.runtime import log
 from pyha.runtime.bench import Bench
 from pyha.runtime.failover import Policy, run
+from pyha.runtime.following import UNCHANGED, Following
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.housekeeping import SearchFailed, destroy, housekeeping, read_attributes
 from pyha.runtime.kept import Kept, KeptKey
@@ -27,9 +29,11 @@ from pyha.runtime.strategy import carry
 
 
 class Change(Policy, Protocol):
-    """The change itself, on one member. `index`: the one that was tried last."""
+    """The change itself, on one member. `index`: the one that was tried last. `following`: what the object showed
+    then."""
 
     index: int
+    following: Following
 
 
 def alter(group: GroupRuntime, call: Change, entry: Entry, template: Template | None) -> int:
@@ -64,6 +68,9 @@ def _destroy_on(group: GroupRuntime, index: int, connection: Connection, real: i
 def _set(group: GroupRuntime, call: Change, entry: Entry, template: Template) -> int:
     after = _kept_after(group, entry, template)
     rv, _ = run(group, call)
+    if rv == ck.CKR_OK and call.following.is_nowhere():
+        log.log("warning", f'group "{group.settings.label}": {UNCHANGED}')
+        rv = ck.CKR_FUNCTION_FAILED
     if rv == ck.CKR_OK:
         _set_on_the_others(group, call, entry, template)
         identify_again(group, entry, call.index)
@@ -120,10 +127,12 @@ def _set_on_the_others(group: GroupRuntime, call: Change, entry: Entry, template
         try:
             with suppress(SearchFailed, SessionRefused), housekeeping(connection, deadline) as session:
                 rv, _ = make_with(connection, call.function, [session, real, template], deadline)
+                if rv == ck.CKR_OK:
+                    call.following.look(index, connection, session, real, deadline)
         except MemberLost as loss:
             group.lost(index, connection.generation, str(loss))
             continue
-        if rv != ck.CKR_OK:
+        if rv != ck.CKR_OK or (index, connection) in call.following.behind():
             # Brought again when it is needed there.
             group.objects.unbind(connection, entry.handle)
             _destroy_on(group, index, connection, real)

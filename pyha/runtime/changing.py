@@ -123,7 +123,7 @@ def _changed_there(
     group: GroupRuntime, function: Function, values: list[Any], entry: Entry, template: Template | None
 ) -> int:
     """An object of a member's own slot."""
-    call = ChangeCall(group, function, values, None)
+    call = ChangeCall(group, function, values, None, follows=False)
     rv, _ = run(group, call)
     if rv == ck.CKR_OK and template is None:
         group.objects.remove(entry.handle)
@@ -163,15 +163,23 @@ def _record_after(
 
 
 class ChangeCall:
-    """The change on one member, beside no search of it. `missed`: told before each try who misses it."""
+    """The change on one member, beside no search of it. `missed`: told before each try who misses it. `follows`:
+    whether it is looked at what the object shows then."""
 
-    def __init__(self, group: GroupRuntime, function: Function, values: list[Any], missed: Missed | None) -> None:
+    def __init__(
+        self,
+        group: GroupRuntime,
+        function: Function,
+        values: list[Any],
+        missed: Missed | None,
+        follows: bool = True,
+    ) -> None:
         self.function = function
         self.index = -1
         self.poisoned = 0  # helpers that it has ended
         self._group = group
         self._missed = missed
-        self.following = Following(values[2] if missed is not None and len(values) > 2 else None)
+        self.following = Following(values[2] if follows and len(values) > 2 else None)
         self._deletion = _Deletion()
         self._objects = Objects(group, function, values)
 

@@ -169,13 +169,50 @@ def test_what_was_set_of_a_refused_change_and_cannot_be_read_is_not_forgotten(st
     assert app.get(session, key, ck.CKA_DECRYPT) in [(OK, b"\0"), (ck.CKR_OBJECT_HANDLE_INVALID, b"")]
 
 
-def test_changes_reach_every_member_that_has_it(stage: Stage) -> None:
-    app, session = stage.app, stage.session
+def two_keys(stage: Stage) -> tuple[int, int]:
+    """Of different members, and one of them is on both by now."""
     stage.kill(0)
     there = stage.key(LEAVES)
     stage.wait_for_return()
     here = stage.key({**SEALED, ck.CKA_WRAP: True})
-    assert app.wrap(session, ck.CKM_AES_KEY_WRAP, here, there)[0] == OK  # one of them is on two members now
+    assert stage.app.wrap(stage.session, ck.CKM_AES_KEY_WRAP, here, there)[0] == OK
+    return there, here
+
+
+def test_a_change_that_the_member_only_says_to_have_made_is_none(stage: Stage) -> None:
+    app, session = stage.app, stage.session
+    key = stage.key({**LEAVES, ck.CKA_LABEL: b"it"})
+    for asked in ({ck.CKA_LABEL: b"new"}, {ck.CKA_LABEL: b"new", ck.CKA_DECRYPT: False}):
+        stage.faulty.everywhere("C_SetAttributeValue", Fault.ALWAYS, OK)
+        assert app.set(session, key, asked) == ck.CKR_FUNCTION_FAILED
+        stage.faulty.clear()
+    assert app.find(session, {ck.CKA_LABEL: b"it", ck.CKA_DECRYPT: True}) == (OK, [key])
+    # As it is, and not as it was asked for, it comes to another member.
+    stage.kill(0)
+    assert app.find(session, {ck.CKA_LABEL: b"it", ck.CKA_DECRYPT: True}) == (OK, [key])
+    assert app.set(session, key, {ck.CKA_LABEL: b"new"}) == OK
+    assert app.get(session, key, ck.CKA_LABEL) == (OK, b"new")
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+def test_of_two_members_one_only_says_to_have_changed_it(stage: Stage, liar: int) -> None:
+    app, session = stage.app, stage.session
+    there, here = two_keys(stage)
+    stage.faulty.plan(liar, "C_SetAttributeValue", Fault.ALWAYS, OK)
+    said = {key: app.set(session, key, {ck.CKA_LABEL: b"renamed"}) for key in (there, here)}
+    stage.faulty.clear()
+    assert sorted(said.values()) == [OK, ck.CKR_FUNCTION_FAILED]
+    renamed = [key for key, rv in said.items() if rv == OK]
+    for victim in (0, 1):
+        assert app.find(session, {ck.CKA_LABEL: b"renamed"}) == (OK, renamed)
+        stage.kill(victim)
+        assert app.find(session, {ck.CKA_LABEL: b"renamed"}) == (OK, renamed)
+        stage.wait_for_return()
+
+
+def test_changes_reach_every_member_that_has_it(stage: Stage) -> None:
+    app, session = stage.app, stage.session
+    there, here = two_keys(stage)
     for key in (there, here):
         assert app.set(session, key, {ck.CKA_LABEL: b"renamed"}) == OK
     for victim in (0, 1):
