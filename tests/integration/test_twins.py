@@ -3,6 +3,7 @@ goes (SEMANTICS.md section 5)."""
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from pyha.cli.main import main
 from pyha.cryptoki import constants as ck
 from tests.application import Application
+from tests.chaos import behind_chaos
 from tests.integration.conftest import TestGroup
 from tests.integration.replication_tools import P256, STAYS, point_of
 from tests.integration.test_resync import CERTIFICATE, contents, labels
@@ -130,3 +132,31 @@ def test_two_that_look_alike_come_whole_onto_a_member_that_has_none(made: TestGr
     with made.application() as app:
         privates, publics = app.find(PRIVATE), app.find(PUBLIC)
         assert [sum(belongs(app, private, public) for public in publics) for private in privates] == [1, 1]
+
+
+@pytest.mark.parametrize(("deleted", "derives"), [(False, False), (True, True)])
+def test_a_pair_that_is_made_again_beside_one_that_a_member_does_not_show(
+    made: TestGroup, tmp_path: Path, deleted: bool, derives: bool
+) -> None:
+    """As SoftHSM may overlook what another process has made. Of the old one and the new one none is lost, nor comes
+    back, nor is taken for the other."""
+    plan = behind_chaos(made, tmp_path)[1]
+    with made.application() as app:
+        pair(app, derives)
+    with made.application() as app:
+        plan.set("C_FindObjects -> length 0")
+        for each in app.find(NAMED) if deleted else ():
+            app.destroy(each)
+        public, private = pair(app, derives)
+        assert belongs(app, private, public)
+        plan.set()
+        assert belongs(app, private, public)
+    synchronise(made)
+    first, second, third = contents(made)
+    assert first == second == third
+    pairs = 1 if deleted else 2
+    assert len(labels(first)) == 2 * pairs
+    for index in range(3):
+        with made.member(index) as plain:
+            privates, publics = plain.find(PRIVATE), plain.find(PUBLIC)
+            assert [sum(belongs(plain, each, public) for public in publics) for each in privates] == [1] * pairs
