@@ -10,7 +10,8 @@ for it to end holds a fifth, so that it lets nobody in where nobody waits.
 
 Nothing here may stop an application for ever, though anybody who can read the file can hold its locks: whoever makes an
 object goes on when its time is over, with a line in the log, and does not wait again until the lock was seen free. It
-holds a fourth byte then, so that who is alone can see that he is not. Nothing is kept open between two uses.
+holds a fourth byte then, so that who is alone can see that he is not, and when it is done until that was seen: who is
+alone holds a sixth byte from then on. Nothing is kept open between two uses.
 
 Two changes of one object that met on their way over the members would leave it different on them, and a deletion would
 not find it under its new name: a change is alone with the objects of its kind, by two bytes more that are used as the
@@ -69,7 +70,9 @@ class Exclusion:
         self._resync = self._makers + _APART
         self._impatient = self._resync + _APART
         self._waiting = self._impatient + _APART
+        self._noticed = self._waiting + _APART
         self._patient = True
+        self._unseen = False  # somebody who is alone did not look for long
         self._said: set[str] = set()
 
     def beside(self, path: str) -> None:
@@ -80,19 +83,24 @@ class Exclusion:
     def shared(self, deadline: float) -> Iterator[None]:
         """While the block makes or changes token objects; many may. Waits for who is alone until `deadline` (on the
         clock), and then goes on. Raises nothing of its own."""
+        patience = deadline - self._clock()
         entered = self._enter(deadline)
         try:
             file = self._opened()
+            passed = False
             try:
                 if file is not None:
                     with suppress(OSError):  # the application has closed it
                         if entered:
-                            self._pass(file, deadline)
+                            passed = not self._pass(file, deadline)
                         else:
                             self._pass_by(file)
                 yield
             finally:
                 if file is not None:
+                    if passed:
+                        with suppress(OSError):
+                            self._be_seen(file, patience)
                     file.close()
         finally:
             if entered:
@@ -166,16 +174,28 @@ class Exclusion:
             return False
         return True
 
-    def _pass(self, file: LockFile, deadline: float) -> None:
+    def _pass(self, file: LockFile, deadline: float) -> bool:
+        """Whether nobody was alone any more."""
         file.hold(self._waiting)
         entered = self._share(file, self._makers, self._loner, deadline if self._patient else None)
         file.drop(self._waiting)
         if entered:
-            self._patient = True
-            return
+            self._patient, self._unseen = True, False
+            return True
         self._pass_by(file)
         self._patient = False
         self._say("somebody keeps the lock of a resync: objects are made and changed beside it")
+        return False
+
+    def _be_seen(self, file: LockFile, patience: float) -> None:
+        """Whoever is alone has seen that somebody went by, or is not alone any more: it would go on with what it read
+        before, if all was over between two of its looks. Not awaited for longer than `patience` (seconds), and then not
+        again until the lock was seen free."""
+        pauses, end = _pauses(), self._clock() + patience
+        file.drop(self._makers)  # who comes to be alone now has nothing to wait for
+        while not self._unseen and file.is_held(self._loner) and not file.is_held(self._noticed):
+            self._unseen = self._clock() >= end
+            time.sleep(next(pauses))
 
     def _share(self, file: LockFile, byte: int, against: int, deadline: float | None) -> bool:
         """Hold `byte`; whether nobody holds `against`. None: without waiting."""
@@ -209,7 +229,10 @@ class Exclusion:
         if file is None:
             return False
         try:
-            return file.is_held(self._impatient)
+            passed = file.is_held(self._impatient)
+            if passed:
+                file.hold(self._noticed)
+            return passed
         except OSError:  # the application has closed it, and with it went all locks
             return True
 

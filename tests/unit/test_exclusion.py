@@ -293,8 +293,9 @@ def test_who_holds_the_lock_for_ever_holds_up_one_creation_once(conf: Path, logg
     with on(conf).alone(PAST):
         with it.shared(4.0):
             assert clock.looks == 4
+        waited = clock.looks
         with it.shared(1e9):
-            assert clock.looks == 4  # it did not wait again
+            assert clock.looks == waited + 1  # it did not wait again
     assert len(logged()) == 1
     assert "somebody keeps the lock of a resync" in logged()[0]
     with it.shared(PAST):
@@ -387,6 +388,48 @@ def test_a_thread_that_goes_on_is_noticed(conf: Path, logged: Callable[[], list[
     assert "a resync of this process lasts long" in logged()[0]
     with it.alone(PAST) as here:
         assert not here.disturbed
+
+
+def test_who_goes_on_and_is_done_between_two_looks_is_seen(conf: Path) -> None:
+    now = [0.0]
+    there, done = on(conf, clock=lambda: now[0]), threading.Event()
+
+    def go_by() -> threading.Thread:
+        def work() -> None:
+            with there.shared(now[0] + 10.0):
+                done.set()
+
+        done.clear()
+        thread = threading.Thread(target=work)
+        thread.start()
+        return thread
+
+    def until_done() -> None:
+        assert done.wait(30.0)
+        while probe.is_held(there._makers):
+            time.sleep(0.001)  # a lock that another drops gives no event
+
+    opened = on(conf)._opened()
+    assert opened is not None
+    probe = opened
+    with on(conf).alone(PAST) as here:
+        maker = go_by()
+        while not probe.is_held(there._waiting):
+            assert not here.look()
+        now[0] = 10.0  # its time is over
+        until_done()
+        assert here.look()
+        maker.join()
+    with on(conf).alone(PAST) as here:
+        # Who does not look is not waited for without end, nor again.
+        maker = go_by()
+        until_done()
+        now[0] = 30.0
+        maker.join()
+        maker = go_by()
+        maker.join()
+        assert not here.look()
+    probe.close()
 
 
 def test_two_changes_of_one_kind_of_objects_wait_for_each_other(conf: Path, logged: Callable[[], list[str]]) -> None:
