@@ -25,6 +25,7 @@ Group = Callable[..., TestGroup]
         ("aes", 1, "C_UnwrapKey nth=1"),
         ("pair", 0, "C_UnwrapKey nth=1"),
         ("pair", 1, "C_UnwrapKey nth=1"),
+        ("pair", 1, "C_UnwrapKey nth=2"),
         ("pair", 0, "C_CreateObject nth=2"),
         ("pair", 1, "C_CreateObject nth=1"),
     ],
@@ -49,7 +50,7 @@ def test_what_was_made_all_the_same_does_not_stay(
 @pytest.mark.parametrize(
     ("maker", "index", "call"),
     [
-        ("imported", 2, "C_UnwrapKey nth=1"),
+        ("imported", 2, "C_UnwrapKey nth=2"),  # the first is tried, and in a session only
         ("repeated", 0, "C_CreateObject nth=1"),
         ("repeated", 2, "C_CreateObject nth=1"),
     ],
