@@ -31,6 +31,8 @@ _MOST = 256
 """Objects of one hand-over."""
 _KEPT = 256
 """Different answers of which the layout is kept."""
+_BLOCKS = 4
+"""Arenas with so many objects each, of which it is kept what is written there."""
 _STEP = TURN // WORD.size
 _SESSION, _OBJECT, _QUERY = (
     sum(len(KINDS[each.kind].c) for each in FUNCTION.arguments[:position]) for position in range(3)
@@ -63,7 +65,7 @@ class Series:
         self._places, self._room = tuple(places), at
         self.most = max(1, min(_MOST, (_SIZE - 2 * WORD.size) // (TURN + self._entries + self._room)))
         """Objects of one hand-over, at most."""
-        self._written: tuple[tuple[int, int], bytes] = ((0, 0), b"")
+        self._written: dict[tuple[int, int], bytes] = {}
         self._layouts: dict[tuple[int, ...], _Layout] = {}
 
     def _values_at(self, count: int) -> int:
@@ -78,11 +80,12 @@ class Series:
         Returns the bytes used."""
         count = len(objects)
         key = (arena.there, count)
-        # One member's objects are read one series after the other, so that the last one's is nearly always this one's.
-        written, block = self._written
-        if written != key:
-            block = self._block(*key)
-            self._written = key, block
+        # Of few members, so many objects at a time, one series after the other.
+        block = self._written.get(key)
+        if block is None:
+            if len(self._written) >= _BLOCKS:
+                self._written.clear()
+            block = self._written[key] = self._block(*key)
         arena.buffer[: len(block)] = block
         turns = memoryview(arena.buffer)[: count * TURN].cast("Q")
         turns[_SESSION::_STEP] = _words([session]) * count

@@ -40,9 +40,9 @@ from pyha.runtime.showing import protections_of
 Rest = Callable[[], Copied | None]
 """What is left of a copy, and what it came to: as `clone`."""
 
-_MOST = 8
+_MOST = 16
 """Copies at once: with more there is little to be saved, and what was read grows old."""
-_LONGEST = 0.02
+_LONGEST = 0.05
 """Seconds that they may take, if each takes as long as the last ones: what was read must not be old when it is made."""
 
 
@@ -198,7 +198,10 @@ def _create(group: GroupRuntime, place: Place, begun: Sequence[_Begun]) -> None:
     if not begun or not group.log_in_member(index, connection, deadline):
         return
     start, logins, nonsense = group.clock(), connection.logins, connection.nonsense
+    rest = list(begun)
     with at_hand(connection, deadline) as session:
-        answers = create_many(connection, session, [each.template for each in begun], deadline)
-    for each, (rv, real) in zip(begun, answers, strict=False):
-        each.tried = Tried(index, connection, start, logins, nonsense, rv, [real], None)
+        while rest and group.clock() - start < _LONGEST:
+            answers = create_many(connection, session, [each.template for each in rest], group.deadline())
+            for each, (rv, real) in zip(rest, answers, strict=False):
+                each.tried = Tried(index, connection, start, logins, nonsense, rv, [real], None)
+            rest = rest[len(answers) :]

@@ -89,20 +89,20 @@ def told(label: bytes) -> Identity:
 
 
 def test_more_go_together_as_long_as_they_take_no_time(stage: Stage) -> None:
-    assert stage.all([stage.hold(b"%d" % number) for number in range(25)]) == [1, 2, 4, 8, 8, 2]
-    assert stage.made == list(range(2, 26))
+    assert stage.all([stage.hold(b"%d" % number) for number in range(50)]) == [1, 2, 4, 8, 16, 16, 3]
+    assert stage.made == list(range(2, 51))
 
 
 def test_of_a_slow_member_each_goes_by_itself(stage: Stage) -> None:
     """What was read would be old when it is created."""
-    stage.slow = 0.05
+    stage.slow = 0.02
     assert stage.all([stage.hold(b"%d" % number) for number in range(4)]) == [1, 1, 1, 1]
 
 
 def test_a_member_that_becomes_slow(stage: Stage) -> None:
     steps: list[Step] = [stage.hold(b"%d" % number) for number in range(20)]
     assert [len(stage.begin(steps, at)) for at in (0, 1, 3)] == [0, 2, 4]
-    stage.slow = 0.05
+    stage.slow = 0.1
     assert [len(stage.begin(steps, at)) for at in (7, 15)] == [8, 0]
 
 
