@@ -5,7 +5,7 @@ Leaves out what is the group's own: domain keys, records, and the session object
 Source: SEMANTICS.md sections 2, 3 (retrieval) and 5 (records are never seen).
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -138,12 +138,7 @@ class SearchCall:
     def _made(self, connection: Connection, session: int, reals: list[int], deadline: float) -> Iterator[int | None]:
         """The handles of objects that are not known yet."""
         group = self._group
-        half = group.settings.deadline / 2
-
-        def in_time() -> float:
-            # However many objects there are, a member that shows one after the other is not lost for the last.
-            return deadline if group.clock() + half < deadline else group.deadline()
-
+        in_time = _anew(group, deadline)
         for real, identity in zip(reals, read_identities(connection, session, reals, in_time), strict=True):
             if identity is None:
                 if not group.raw and _is_there(connection, session, real, in_time()):
@@ -153,6 +148,21 @@ class SearchCall:
                 yield None
             else:
                 yield group.objects.found(connection, real, identity).handle
+
+
+def _anew(group: GroupRuntime, deadline: float) -> Callable[[], float]:
+    """The deadlines of readings one after the other, the first of a search whose own is `deadline`: a member that shows
+    one object after the other is not lost for the last. For as long as a slow call may take; then it is busy."""
+    half = group.settings.deadline / 2
+    end = group.clock() + group.settings.slow_deadline
+
+    def in_time() -> float:
+        now = group.clock()
+        if now + half < deadline:
+            return deadline
+        return group.deadline() if now < end else now  # which is over: no call is made
+
+    return in_time
 
 
 def _is_there(connection: Connection, session: int, real: int, deadline: float) -> bool:

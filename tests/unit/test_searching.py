@@ -52,3 +52,20 @@ def test_a_search_ends_two_helpers_at_most(monkeypatch: pytest.MonkeyPatch) -> N
     assert searching.find(cast(Any, group), cast(Any, session), cast(Any, None), values) == ck.CKR_DEVICE_ERROR
     assert len(lost) == 2
     assert session.found is None
+
+
+def test_the_reading_of_many_objects_has_more_than_the_time_of_one_call() -> None:
+    """Each part of it the time of one, up to that of a slow call; then no call is begun that would seem late."""
+    now = 100.0
+    settings = SimpleNamespace(deadline=2.0, slow_deadline=10.0)
+    group = SimpleNamespace(settings=settings, clock=lambda: now, deadline=lambda: now + 2.0)
+    in_time = searching._anew(cast(Any, group), 102.0)
+    assert in_time() == 102.0
+    now = 100.9
+    assert in_time() == 102.0
+    now = 101.5
+    assert in_time() == 103.5
+    now = 109.9
+    assert in_time() == 111.9
+    now = 110.1
+    assert in_time() == now
