@@ -3,8 +3,13 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.softhsm import SoftHSM
+
+# A machine that has much else to do is no fault of what is tested.
+settings.register_profile("at-ease", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("at-ease")
 
 
 @pytest.fixture
