@@ -120,23 +120,46 @@ def _go_on(provider: Provider, index: int, call: Any, tried: Tried) -> int:
     return _answer(index, call.arguments, provider, tried)
 
 
-@ffi.def_extern()
-def pyha_dispatch_straight(index: int, call: Any, session: int, key: int, mechanism: int, parameter_length: int) -> int:
-    """Answer one call of which C has read what the straight way has to know: the CK_RV, with the bits of
-    CKR_GENERAL_ERROR turned."""
+def _crossed(index: int, arguments: Any, run: int | None, go: Callable[[Provider], int | None]) -> int:
+    """Answer a call of which C has read what it needs: the CK_RV, with the bits of CKR_GENERAL_ERROR turned. `go`: its
+    way, which may say None, that it is for the general one. `run`: where C has begun it already, in which run of the
+    module."""
     try:
         module = _module
         provider = module.provider
-        way = provider.ways[index] if provider is not None else None
-        rv = way(call, session, key, mechanism, parameter_length) if way is not None else None
+        if run is not None and (provider is None or provider.run != run):
+            return ck.CKR_CRYPTOKI_NOT_INITIALIZED ^ _FAILED
+        rv = go(provider) if provider is not None else None
         if rv is None:
-            rv = _answer(index, call.arguments)
+            rv = _answer(index, arguments)
         elif module.provider is not provider:
             rv = ck.CKR_CRYPTOKI_NOT_INITIALIZED
         return rv ^ _FAILED
     except BaseException as fault:
         log.log("error", f"{FUNCTIONS[index].name} answered {rv_name(ck.CKR_GENERAL_ERROR)}: {_where(fault)}")
         return 0
+
+
+@ffi.def_extern()
+def pyha_dispatch_straight(index: int, call: Any, session: int, key: int, mechanism: int, parameter_length: int) -> int:
+    """Answer one call of which C has read what the straight way has to know: as `_crossed`."""
+
+    def go(provider: Provider) -> int | None:
+        way = provider.ways[index]
+        return way(call, session, key, mechanism, parameter_length) if way is not None else None
+
+    return _crossed(index, call.arguments, None, go)
+
+
+@ffi.def_extern()
+def pyha_dispatch_met(index: int, call: Any) -> int:
+    """Go on with a call whose first try C has made: as `_crossed`."""
+
+    def go(provider: Provider) -> int | None:
+        met = provider.mets[index]
+        return met(call) if met is not None else None
+
+    return _crossed(index, call.arguments, call.run, go)
 
 
 @ffi.def_extern()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyha.abi.express import begin_run, end_run
 from pyha.abi.info import pack
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import FUNCTIONS, Function, Operation, Route
@@ -28,7 +29,7 @@ from pyha.runtime.monitor import Guard, Monitor
 from pyha.runtime.operations import cancel, drop, operate
 from pyha.runtime.reload import Reload
 from pyha.runtime.session import VirtualSession
-from pyha.runtime.straight import General, Way, ways
+from pyha.runtime.straight import General, Met, Way, mets, ways
 
 Answer = tuple[int, list[Any]]
 _Local = Callable[[list[Any]], Answer]
@@ -64,6 +65,8 @@ class Provider:
             for group in groups:
                 group.forbid_threads()
         self.ways: list[Way | None] = [None] * len(FUNCTIONS)
+        self.mets: list[Met | None] = [None] * len(FUNCTIONS)
+        self.run = 0  # of C's sessions
         self._reload = reload
         self._monitor = Monitor(groups, reload, guard)
         self._groups = {group.slot: group for group in groups}
@@ -142,6 +145,10 @@ class Provider:
         """From now on there is a straight way, for calls with these mechanisms. `general`: goes on with what it has
         met."""
         self.ways = ways(self._sessions, self._groups, self._recover, mechanisms, general)
+        self.mets = mets(self._sessions, self._groups, general)
+        self.run = begin_run()
+        for group in self._groups.values():
+            group.express.run = self.run
 
     def _routed(
         self,
@@ -182,6 +189,7 @@ class Provider:
     def finalize(self) -> None:
         """C_Finalize: whoever waits or works inside is let go, every helper is ended."""
         self._finalized.set()
+        end_run(self.run)
         self._monitor.stop()
         deadline = time.monotonic() + _FINALIZE_GRACE
         for group in self._groups.values():

@@ -225,6 +225,7 @@ int pyha_arena_make(pyha_link *link, uint64_t capacity, int serves, double deadl
     if (!arena)
         return PYHA_FULL;
     arena->link = link;
+    atomic_init(&arena->users, 1);
     arena->serves = serves;
     arena->mapped = (capacity + PYHA_HEAD + page - 1) / page * page;
     arena->capacity = arena->mapped - PYHA_HEAD;
@@ -260,6 +261,8 @@ void pyha_arena_forget(pyha_arena *arena)
 void pyha_arena_drop(pyha_arena *arena)
 {
     pyha_link *link = arena->link;
+    if (atomic_fetch_sub(&arena->users, 1) != 1)
+        return;
     /* In a forked child the mapping was never there, and its address may be someone else's by now. */
     if (link->local || pyha_link_owned(link))
         munmap(arena->shared, arena->mapped);

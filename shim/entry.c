@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "entry.h"
+#include "express.h"
 #include "straight.h"
 #include "paths.h" /* generated: the Python built for, where its library and our packages are */
 #include "start.h" /* generated: shim/start.py as a string */
@@ -211,6 +212,7 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     atomic_store(&initialized, 0);
+    pyha_express_disown();
     atomic_fetch_add(&forks, 1);
     /* Perhaps locked by a thread that does not exist here. */
     pthread_mutex_init(&starting, NULL);
@@ -455,13 +457,22 @@ CK_RV pyha_call_straight(uint32_t index, void *arguments)
 {
     struct pyha_straight call;
     uint64_t answer;
-    int cancel;
+    int cancel, said;
 
     if (!atomic_load_explicit(&initialized, memory_order_acquire) || !pyha_straight_allowed() ||
         !pyha_straight_read(&call, index, arguments))
         return pyha_call(index, arguments);
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
-    answer = pyha_dispatch_straight(index, &call, call.session, call.key, call.mechanism, call.parameter_length);
+    /* A Python program may call with the GIL, which its other threads want while a member works. */
+    said = PyGILState_Check() ? PYHA_NOT_TAKEN : pyha_express(&call);
+    if (said == PYHA_TAKEN) {
+        answer = call.rv ^ PYHA_GENERAL_ERROR;
+    } else if (said == PYHA_MET) {
+        answer = pyha_dispatch_met(index, &call);
+        pyha_express_over(&call);
+    } else {
+        answer = pyha_dispatch_straight(index, &call, call.session, call.key, call.mechanism, call.parameter_length);
+    }
     pthread_setcancelstate(cancel, NULL);
     return answer ^ PYHA_GENERAL_ERROR;
 }

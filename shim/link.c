@@ -175,6 +175,7 @@ void pyha_link_unref(pyha_link *link)
             break;
         }
     pyha_guard_leave(&saved);
+    pyha_places_destroy(&link->places);
     free(link);
 }
 
@@ -207,6 +208,7 @@ static pyha_link *new_link(char *reason, size_t room)
         return NULL;
     }
     atomic_init(&link->users, 1);
+    pyha_places_init(&link->places);
     link->owner = getpid();
     link->spin_room = pyha_spin_room();
     link->control.number = link->helper.number = link->life.number = -1;

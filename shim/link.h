@@ -14,6 +14,7 @@
 #include <sys/types.h>
 
 #include "module.h"
+#include "places.h"
 #include "protocol.h"
 #include "spin.h"
 
@@ -41,6 +42,8 @@ struct pyha_arena {
     size_t mapped;
     uint32_t number; /* of the last call; never read back from shared memory */
     uint32_t identity;
+    int place;         /* its number among the ordinary ones, Python's */
+    atomic_uint users; /* Python, and who has borrowed it (places.h) */
     int serves; /* a thread of the helper waits for calls here */
     struct pyha_spin waits[PYHA_FUNCTIONS]; /* how long the helper has taken lately, for each function */
 };
@@ -62,6 +65,7 @@ struct pyha_link {
     struct pyha_owned control, helper, life;
     uint32_t identities; /* guarded */
     int local;
+    struct pyha_places places;
     int spin_room; /* threads of this process that may look for an answer at once */
     struct pyha_module module; /* local link only */
     uint64_t offered[2];
@@ -124,7 +128,7 @@ void pyha_arena_wipe(pyha_arena *arena, uint64_t used);
 /* Lets the helper unmap an arena that serves no calls and that none uses; it is of no use afterwards. */
 void pyha_arena_forget(pyha_arena *arena);
 
-/* Unmaps it here. */
+/* Lets go of it; the last who does unmaps it. */
 void pyha_arena_drop(pyha_arena *arena);
 
 /* Between link.c and arena.c. */

@@ -69,6 +69,7 @@ int pyha_straight_read(pyha_straight *call, uint32_t index, void *arguments)
     call->index = index;
     call->outcome = PYHA_DONE;
     call->session = call->key = call->mechanism = call->parameter_length = call->capacity = 0;
+    call->named = 0;
     call->size = CONTENT_AT;
     for (int i = 0; i < PYHA_PARTS && parts[i]; i++) {
         switch (parts[i]) {
@@ -77,6 +78,7 @@ int pyha_straight_read(pyha_straight *call, uint32_t index, void *arguments)
             break;
         case PYHA_KEY:
             call->key = *word++;
+            call->named = 1;
             break;
         case PYHA_MECHANISM:
             if (!read_mechanism(call, pointer(*word++)))

@@ -24,6 +24,10 @@ enum {
     PYHA_MALFORMED      /* with CKR_OK and more bytes than there was room for */
 };
 
+typedef struct pyha_seat pyha_seat;
+
+#define PYHA_KEPT 256
+
 /* One call. What the application may change meanwhile is read once, into this. */
 typedef struct pyha_straight {
     void *arguments; /* the application's: struct pyha_args_C_Xxx */
@@ -37,6 +41,14 @@ typedef struct pyha_straight {
     uint64_t rv;       /* PYHA_ANSWERED: the member's CK_RV */
     uint64_t length;   /* bytes that the member says its result has, believed or not */
     int outcome;       /* of pyha_straight_run, for whom its return did not reach; PYHA_DONE before it */
+    int named;         /* the function has a key among its arguments */
+    /* What a try of the express way has met (express.h): on which member, in which of its sessions, when it began, and
+     * the count of that member's logins before; the number of the arena that must not be used again, or -1. */
+    pyha_seat *seat;
+    uint64_t real, logins, run;
+    double start, weight;
+    int place;
+    uint8_t kept[PYHA_KEPT]; /* the mechanism's parameter */
 } pyha_straight;
 
 /* Whether Python has a straight way at all (pyha_dispatch_straight). */

@@ -8,6 +8,7 @@ Python's lock is never held while a call is out: cffi releases it around every f
 import os
 import threading
 import time
+from _weakref import ref  # `weakref` has what takes a millisecond to import
 from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -77,6 +78,10 @@ class Link(Protocol):
     """One module, and the way to call it. Threads may share it. Deadlines: seconds of time.monotonic()."""
 
     @property
+    def native(self) -> Any:
+        """cdata `pyha_link *`; None where C has none."""
+
+    @property
     def alive(self) -> bool:
         """Whether calls can still be made. Looks at the helper; once False, always False."""
 
@@ -110,6 +115,10 @@ class Link(Protocol):
         seconds, so that `deadline` is that of one call. 0: it cannot be told. Raises ValueError where the turns are
         more than the memory, LinkDead, LinkLate."""
 
+    def lost_express(self, place: int, outcome: int) -> Exception:
+        """A call of C's through the arena of this number did not return, with this outcome: LinkDead, LinkLate or
+        MemoryError. The arena is done with."""
+
     def offers(self, index: int) -> bool:
         """Whether the module has a function at `index` of the table."""
 
@@ -131,6 +140,15 @@ class Link(Protocol):
         again. Whether a module in this process may still be inside of one."""
 
 
+def lost_with(outcome: int) -> LinkDead | LinkLate | MemoryError:
+    """What an outcome of a call is that did not return (shim/link.h)."""
+    if outcome == lib.PYHA_LATE:
+        return LinkLate()
+    if outcome == lib.PYHA_FULL:
+        return MemoryError("no memory, descriptor or thread is left for another arena")
+    return LinkDead(outcome == lib.PYHA_CULPRIT)
+
+
 class _Waiter:
     """A thread that waits for a place. `arena` is None when it is woken because the link has ended."""
 
@@ -140,6 +158,10 @@ class _Waiter:
         self.arena: Arena | None = None
         self.woken = threading.Lock()
         self.woken.acquire()
+
+
+def _address(handle: Any) -> int:
+    return int(ffi.cast("uintptr_t", handle))
 
 
 class _Link:
@@ -152,12 +174,18 @@ class _Link:
         self._closed = False
         self._let_go = False  # the helper lives on, for the calls that are out
         self._idle: list[Arena] = []
+        self._arenas: list[Arena] = []  # the ordinary ones, by number: C has others that are idle (shim/places.h)
         self._lock = threading.Lock()  # for what follows; not needed while an arena is idle
         self._waiting: deque[_Waiter] = deque()
         self._places = self._most = max_in_flight
         self._made = 0
         self._taken: list[Arena] = []
         self._spare: list[Any] = []
+        _links[_address(handle)] = ref(self)
+
+    @property
+    def native(self) -> Any:
+        return self._handle
 
     @property
     def alive(self) -> bool:
@@ -180,9 +208,18 @@ class _Link:
             raise
 
     def spare(self) -> Arena | None:
+        return self._take() if not self._waiting else None
+
+    def _take(self) -> Arena | None:
         try:
-            return self._idle.pop() if not self._waiting else None
+            return self._idle.pop()
         except IndexError:
+            return self._numbered(lib.pyha_place_take(self._handle))
+
+    def _numbered(self, number: int) -> Arena | None:
+        try:
+            return self._arenas[number] if number >= 0 else None
+        except IndexError:  # the link was closed meanwhile
             return None
 
     def straight(self, arena: Arena, call: Any, session: int, key: int, deadline: float) -> int:
@@ -200,7 +237,8 @@ class _Link:
             self.release(arena, arena.capacity)
             raise self._ended(outcome)
         if not self._closed:
-            self._idle.append(arena)
+            if outcome or not lib.pyha_place_put(arena._memory):
+                self._idle.append(arena)
             if self._waiting:
                 self._serve()
         return outcome
@@ -219,9 +257,7 @@ class _Link:
         place = arena._place
         if place is not arena:
             self._put_aside(arena._memory)
-        self._idle.append(place)
-        if self._waiting:
-            self._serve()
+        self._give_back(place)
 
     def invoke(self, arena: Arena, index: int, deadline: float) -> int:
         server = arena._server
@@ -243,6 +279,13 @@ class _Link:
         made: int = server.made
         return made
 
+    def lost_express(self, place: int, outcome: int) -> Exception:
+        arena = self._numbered(place)
+        if arena is not None:
+            arena._spoiled = True
+            self.release(arena, arena.capacity)
+        return self._ended(outcome)
+
     def dismiss(self, deadline: float) -> None:
         self._let_go = self._let_go or self.alive
         lib.pyha_link_dismiss(self._handle, deadline)
@@ -250,6 +293,7 @@ class _Link:
     def alone(self, deadline: float) -> Arena | None:
         with self._lock:
             self._places = 0
+            self._tell_who_waits()
         try:
             # Whoever came before us goes before us.
             while len(self._taken) < self._made:
@@ -271,20 +315,22 @@ class _Link:
         if not lib.pyha_link_close(self._handle, at_once):
             return False  # a forked child, where nobody would ever release our lock
         # Who takes an arena from now on finds that the link has ended.
-        out = not again and self._made > len(self._idle) + len(self._taken)
+        idle = len(self._idle) + lib.pyha_places_idle(self._handle)
+        out = not again and self._made > idle + len(self._taken)
         self._serve()
         self._idle.clear()
+        lib.pyha_places_shut(self._handle)
+        self._arenas.clear()
+        _links.pop(_address(self._handle), None)
         self._taken.clear()
         self._spare.clear()
         return out
 
     def _ended(self, outcome: int) -> LinkDead | LinkLate | MemoryError:
-        if outcome == lib.PYHA_LATE:
-            return LinkLate()
-        if outcome == lib.PYHA_FULL:
-            return MemoryError("no memory, descriptor or thread is left for another arena")
-        self._serve()
-        return LinkDead(outcome == lib.PYHA_CULPRIT)
+        loss = lost_with(outcome)
+        if isinstance(loss, LinkDead):
+            self._serve()
+        return loss
 
     def _make(self, capacity: int, serves: bool, deadline: float) -> Any:
         made = ffi.new("pyha_arena **")
@@ -299,17 +345,15 @@ class _Link:
     # Places: an ordinary arena is a place. First come, first served.
 
     def _lease(self, deadline: float) -> Arena:
-        if not self._waiting:
-            try:
-                return self._idle.pop()
-            except IndexError:
-                pass
+        place = self.spare()
+        if place is not None:
+            return place
         with self._lock:
             grow = self._made < self._places and not self._waiting
             self._made += grow
         if grow:
             try:
-                return Arena(self._make(_ORDINARY, True, deadline))
+                return self._number(Arena(self._make(_ORDINARY, True, deadline)))
             except BaseException as error:
                 with self._lock:
                     self._made -= 1
@@ -317,15 +361,23 @@ class _Link:
                     raise
         return self._wait(deadline)
 
+    def _number(self, arena: Arena) -> Arena:
+        with self._lock:
+            arena._memory.place = len(self._arenas)
+            self._arenas.append(arena)
+        return arena
+
     def _wait(self, deadline: float) -> Arena:
         waiter = _Waiter()
         with self._lock:
             self._waiting.append(waiter)
+            self._tell_who_waits()
         self._serve()  # whoever gave an arena back a moment ago saw nobody waiting
         if not waiter.woken.acquire(timeout=min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX)):
             with self._lock:
                 if waiter in self._waiting:
                     self._waiting.remove(waiter)
+                    self._tell_who_waits()
                     raise LinkBusy
         if waiter.arena is None:
             raise LinkDead
@@ -335,14 +387,18 @@ class _Link:
         """Hands idle arenas to those who wait; wakes them all once the link has ended."""
         ended = not self.alive
         with self._lock:
-            while self._waiting and (ended or self._idle):
-                try:
-                    arena = None if ended else self._idle.pop()
-                except IndexError:  # somebody came between who saw nobody waiting
+            while self._waiting:
+                arena = None if ended else self._take()
+                if arena is None and not ended:
                     return
                 waiter = self._waiting.popleft()
                 waiter.arena = arena
                 waiter.woken.release()
+            self._tell_who_waits()
+
+    def _tell_who_waits(self) -> None:
+        """C takes no arena while somebody waits for one, or for all of them. With the lock."""
+        lib.pyha_places_await(self._handle, bool(self._waiting) or not self._places)
 
     def _give_back(self, place: Arena) -> None:
         self._idle.append(place)
@@ -364,6 +420,18 @@ class _Link:
                 self._spare.append(memory)
                 return
         lib.pyha_arena_forget(memory)
+
+
+_links: dict[int, ref[_Link]] = {}
+
+
+@ffi.def_extern()
+def pyha_dispatch_place(link: int) -> None:
+    """An arena that C had borrowed is free again, and somebody waits for one."""
+    found = _links.get(link)
+    waited_for = found() if found is not None else None
+    if waited_for is not None:
+        waited_for._serve()
 
 
 def _open(handle: Any, reason: Any, max_in_flight: int) -> Link:

@@ -92,8 +92,9 @@ def _login_for_operation(group: GroupRuntime, session: VirtualSession, pin: Any)
         drop(group, session)
         return ck.CKR_DEVICE_ERROR
     if rv == ck.CKR_OK:
-        for journal in session.journals.values():
-            journal.give_up()
+        with session.lock:
+            for journal in session.journals.values():
+                journal.give_up()
     return rv
 
 

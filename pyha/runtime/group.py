@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from pyha.abi.express import TURNS
 from pyha.abi.pins import PinLost
 from pyha.cryptoki import constants as ck
-from pyha.cryptoki.functions import Function
+from pyha.cryptoki.functions import FUNCTIONS, Function
 from pyha.cryptoki.info import TokenInfo
 from pyha.cryptoki.plain import replace
 from pyha.ha.administration import DISABLED
@@ -27,6 +28,7 @@ from pyha.ha.selection import WARM_UP, least_busy, mean_after, warmed
 from pyha.ha.settings import MechanismSnapshot, RecoveryMode, TokenSnapshot
 from pyha.runtime.exclusion import Exclusion
 from pyha.runtime.expecting import same
+from pyha.runtime.express import Express
 from pyha.runtime.mechanisms import common_mechanisms, offered, snapshot_of
 from pyha.runtime.member import Clock, Connection, LoginRefused, MemberLost, SessionRefused
 from pyha.runtime.news import News
@@ -42,6 +44,10 @@ Connect = Callable[[int, int], Connection]
 OwnPin = Callable[[int], bytearray | None]
 """Member index -> the user PIN from the member's own source, None where it has none. Raises PinUnavailable."""
 
+
+_BACKGROUND = RecoveryMode.BACKGROUND  # looked up once: Python 3.11 is slow at it
+_TURN = 0xFFFF_FFFF  # turns are numbers of C's
+_UNKNOWN = 0.001  # seconds that a call takes, before one has come back
 
 _FAREWELL = 1.0
 """Seconds that a member gets to finalize when the operator takes it out."""
@@ -72,10 +78,12 @@ class GroupRuntime:
         self.raw = raw
         self.clock = clock
         self.sessions: dict[int, VirtualSession] = {}
-        self.user: int | None = None  # who the application is logged in as
+        # Short-lived processes that each make one signature shall not all begin with the same member.
+        self.express = Express(int.from_bytes(os.urandom(2)))
+        self._user: int | None = None
         self.pin: Any = None
         self.told_domain: Fingerprints = {}  # what most members told, where the configuration says nothing
-        self.mechanisms: dict[int, MechanismSnapshot] | None = None
+        self._mechanisms: dict[int, MechanismSnapshot] | None = None
         self.token_info: TokenInfo | None = None
         if settings.token is not None:
             self.mechanisms = {offer.type: offer for offer in settings.token.mechanisms}
@@ -90,7 +98,7 @@ class GroupRuntime:
         self.new_connection = connect
         self.own_pin = own_pin
         count = len(settings.members)
-        self.value = Group(
+        self._value = Group(
             tuple(
                 Member(member.name, member.role, place=place)
                 if member.enabled
@@ -109,10 +117,8 @@ class GroupRuntime:
         self.loads = [0.0] * count
         self.news = News(settings, clock, lambda: (self.value, self.recovery.mode))
         self.status = self.news.status
-        self._means: dict[int, float] = {}
-        # Short-lived processes that each make one signature shall not all begin with the same member.
-        self._first_turn = int.from_bytes(os.urandom(2))
-        self._turns: dict[int, int] = {}
+        self.status.elsewhere = self.express.counts
+        self._means, self._turns = self.express.books.means, self.express.books.turns
         self._serving: tuple[int, ...] = ()
         self._serving_of: Group | None = None
         self._returned: dict[int, float] = {}
@@ -122,6 +128,56 @@ class GroupRuntime:
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
         self.extractable_by_default: dict[tuple[Any, ...], bool] = {}
         self.uncarried: set[str] = set()
+
+    # -- what the express way has to know -----------------------------------------------------------------------
+
+    @property
+    def value(self) -> Group:
+        """The group value; replaced, never edited, with the lock."""
+        return self._value
+
+    @value.setter
+    def value(self, value: Group) -> None:
+        if value is not self._value:
+            self._value = value
+            self.express.shut()
+
+    @property
+    def user(self) -> int | None:
+        """Who the application is logged in as."""
+        return self._user
+
+    @user.setter
+    def user(self, user: int | None) -> None:
+        self._user = user
+        self.express.books.user(user)
+
+    @property
+    def mechanisms(self) -> dict[int, MechanismSnapshot] | None:
+        """What the group offers, by CK_MECHANISM_TYPE; None where it is not known yet."""
+        return self._mechanisms
+
+    @mechanisms.setter
+    def mechanisms(self, mechanisms: dict[int, MechanismSnapshot] | None) -> None:
+        self._mechanisms = mechanisms
+        self.express.books.forbid()
+
+    def _open_express(self, value: Group) -> None:
+        """Calls may go the express way from now on, if nothing is unusual: members recover in the background, and none
+        has just returned. `value`: whose serving members are known."""
+        if self.recovery.mode is not _BACKGROUND or self.clock is not time.monotonic or self._closed:
+            return
+        now = self.clock()
+        if any(now - at < WARM_UP for at in self._returned.values()):
+            return
+        # From here on by the value alone: `_serving` and `_returned` may be another thread's, of the value before.
+        if any(now - at < WARM_UP for at in value.returned_at().values()):
+            return
+        with self._lock:
+            usual = self._value is value and self.recovery.mode is _BACKGROUND and not self._closed
+            if usual and not self.express.is_open:
+                patience = [self.patience(function) for function in FUNCTIONS]
+                self.express.open([self.connections[index] for index in value.serving()], patience)
 
     # -- deadlines ----------------------------------------------------------------------------------------------
 
@@ -171,6 +227,7 @@ class GroupRuntime:
                 self.value = after
                 self._used[index] = self.clock()  # it has just answered: not to be probed yet
                 self._know(index, connection)
+                self.express.admit(index, connection)
         if not came:
             # C_Finalize or the operator came meanwhile, and found nothing here to close.
             connection.close()
@@ -273,6 +330,7 @@ class GroupRuntime:
             self.value = after
             self._used[index] = self.clock()
             self._know(index, connection)
+            self.express.admit(index, connection)
             self.news.returned(index)
         self.news.tell()
         for other, member in enumerate(before.members):
@@ -295,6 +353,9 @@ class GroupRuntime:
         for index in self.value.present():
             connection = self.connections[index]
             if connection is None or self.loads[index] or now - self._used[index] < seconds:
+                continue
+            load, _, _, used = self.express.counts(index)
+            if load or (used and now - used < seconds):
                 continue
             self._used[index] = now
             ailment = connection.probe(self.deadline())
@@ -354,10 +415,11 @@ class GroupRuntime:
                 self.status.add_member()
             self.settings = self.news.settings = self.status.settings = settings
             self.value = change(self.value, self._asked)
-        if self.recovery != settings.recovery:
-            self.recovery = settings.recovery
-            if not self.threads:
-                self.forbid_threads()
+            # Before the express way may be opened again, on which nobody looks after members within calls.
+            changed, self.recovery = self.recovery != settings.recovery, settings.recovery
+            self.express.shut()
+        if changed and not self.threads:
+            self.forbid_threads()
         self.news.tell()
 
     def forbid_threads(self) -> None:
@@ -365,6 +427,8 @@ class GroupRuntime:
         self.threads = False
         if self.recovery.mode is RecoveryMode.BACKGROUND:
             self.recovery = replace(self.recovery, mode=RecoveryMode.ON_CALL)
+        with self._lock:
+            self.express.shut()
 
     def leaving(self) -> tuple[int, ...]:
         """The members that the operator took out and that are still connected, for what they have begun."""
@@ -384,7 +448,7 @@ class GroupRuntime:
             connection = self.connections[index]
             if self.value.members[index].state not in (State.DISABLED, State.REMOVED) or connection is None:
                 return True
-            if not now and (self.loads[index] or index in bound):
+            if not now and (self.loads[index] or self.express.counts(index)[0] or index in bound):
                 return False
             self.connections[index] = None
         connection.finish(self.clock() + _FAREWELL)
@@ -405,18 +469,28 @@ class GroupRuntime:
             candidates = [index for index in value.serving() if index not in excluded]
         if not candidates:
             return None
+        if not self.express.is_open and spread and not excluded:
+            self._open_express(value)
         if not spread or len(candidates) == 1:
             return candidates[0]
-        turn = self._turns[kind] = self._turns.get(kind, self._first_turn) + 1
+        at = kind % TURNS
+        turn = self._turns[at] = self._turns[at] + 1 & _TURN
         if self._returned:
             candidates = self._warmed(candidates, turn)
-        return least_busy(candidates, self.loads, turn)
+        return least_busy(candidates, self._loads_of_both(), turn)
+
+    def _loads_of_both(self) -> list[float]:
+        """With what is on the express way."""
+        return [
+            load if connection is None or connection.seat is None else load + connection.seat.books[0] / 1e9
+            for load, connection in zip(self.loads, self.connections, strict=False)
+        ]
 
     def choose_again(self, kind: int) -> None:
         """The choice that was just made for this kind came to nothing: the next is the same again, so that each member
         has its turn."""
-        if kind in self._turns:
-            self._turns[kind] -= 1
+        at = kind % TURNS
+        self._turns[at] = self._turns[at] - 1 & _TURN
 
     def _warmed(self, candidates: Sequence[int], turn: int) -> Sequence[int]:
         returned, now = self._returned, self.clock()
@@ -428,17 +502,24 @@ class GroupRuntime:
 
     def weight(self, function: Function) -> float:
         """Seconds that a call of this function takes of late."""
-        return self._means.get(function.index, 0.001)
+        return self._means[function.index] or _UNKNOWN
 
     def add_load(self, index: int, seconds: float) -> None:
         """Raise (or, negative, lower) a member's load."""
         self._take()
         try:
-            # Floats do not cancel exactly; idle members must compare as equal.
-            load = self.loads[index] + seconds
-            self.loads[index] = load if load > 1e-9 else 0.0
+            self._load(index, self.loads[index] + seconds)
         finally:
             self._free()
+
+    def _load(self, index: int, load: float) -> None:
+        """With the lock."""
+        # Floats do not cancel exactly; idle members must compare as equal.
+        self.loads[index] = load = load if load > 1e-9 else 0.0
+        connection = self.connections[index]
+        seat = connection.seat if connection is not None else None
+        if seat is not None:
+            seat.elsewhere[0] = load
 
     def enter(self, index: int, function: Function) -> tuple[Connection, float]:
         """A call is about to go to a member: its connection, and the weight by which it counts as busier until
@@ -450,10 +531,10 @@ class GroupRuntime:
 
     def burden(self, index: int, function: Function) -> float:
         """`enter`, for who has the connection: the weight."""
-        weight = self._means.get(function.index, 0.001)
+        weight = self._means[function.index] or _UNKNOWN
         self._take()
         try:
-            self.loads[index] += weight
+            self._load(index, self.loads[index] + weight)
             self.status.in_flight[index] += 1
         finally:
             self._free()
@@ -463,12 +544,10 @@ class GroupRuntime:
         """The call that began at `start` (our clock) came back. `served`: the member completed an operation for the
         application by it: a signature, some random bytes."""
         self._used[index] = now = self.clock()
-        self._means[function.index] = mean_after(self._means.get(function.index), now - start)
+        self._means[function.index] = mean_after(self._means[function.index] or None, now - start)
         self._take()
         try:
-            # Floats do not cancel exactly; idle members must compare as equal.
-            load = self.loads[index] - weight
-            self.loads[index] = load if load > 1e-9 else 0.0
+            self._load(index, self.loads[index] - weight)
             self.status.in_flight[index] -= 1
             if served:
                 self.status.served[index] += 1
@@ -536,6 +615,7 @@ class GroupRuntime:
         """C_Finalize: end every connection, waiting for none past the deadline."""
         with self._lock:
             self._closed = True
+            self.express.shut()
             leaving = list(self.connections)
             self.connections[:] = [None] * len(leaving)
         self.news.end()

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from pyha.abi.codec import Codecs, Malformed
+from pyha.abi.express import Seat
 from pyha.abi.info import unpack_token_info
-from pyha.abi.link import Arena, Link, LinkBusy, LinkDead, LinkFailed, LinkLate
+from pyha.abi.link import Arena, Link, LinkBusy, LinkDead, LinkFailed, LinkLate, lost_with
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, Function, Route
 from pyha.cryptoki.info import TokenInfo
@@ -128,6 +129,7 @@ class Connection:
         self._entered = False
         self._finishing = False  # who ends the connection waits for its helper
         self._starting = threading.Lock()  # held while the helper starts
+        self.seat: Seat | None = None  # what C knows of it, while it is a member's
         self._over = False  # `abandon` was here, perhaps before there was a link
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -244,6 +246,7 @@ class Connection:
         if link is not None:
             self._cause = self._cause or cause
             self._link = None
+            self._leave_seat()
             self._leave(link.close(at_once=hangs))
 
     def finish(self, deadline: float) -> None:
@@ -267,8 +270,63 @@ class Connection:
         link = self._link
         if link is not None:
             self._link = None
+            self._leave_seat()
             link.dismiss(deadline)
             self._leave(link.close(at_once=False))
+
+    # -- the express way ----------------------------------------------------------------------------------------
+
+    @property
+    def native(self) -> Any:
+        """cdata `pyha_link *`; None where there is none."""
+        return self._link.native if self._link is not None else None
+
+    def take_seat(self, seat: Seat) -> None:
+        """C may call it from now on."""
+        self.seat = seat
+        self.tell_user()
+        if self._link is None:  # closed meanwhile
+            self._leave_seat()
+
+    def tell_user(self) -> None:
+        """C knows who is logged in."""
+        seat = self.seat
+        if seat is not None:
+            seat.user(self.logged_in, self.logins)
+
+    def _leave_seat(self) -> None:
+        seat, self.seat = self.seat, None
+        if seat is not None:
+            seat.close()
+
+    def _now_is(self, user: int | None) -> None:
+        """Who is logged in changed."""
+        self.logged_in = user
+        self.tell_user()
+
+    def bind(self, handle: int, real: int) -> None:
+        """A virtual object handle has this real one here."""
+        self.bound[handle] = real
+        self.known[real] = handle
+        if self.seat is not None:
+            self.seat.unbind(handle)
+
+    def unbind(self, handle: int) -> None:
+        """It has none any more."""
+        real = self.bound.pop(handle, None)
+        if real is not None and self.known.get(real) == handle:
+            del self.known[real]
+        if self.seat is not None:
+            self.seat.unbind(handle)
+
+    def lost_express(self, function: Function, outcome: int, place: int) -> MemberLost:
+        """How a call of C's was lost, through the arena of this number."""
+        link = self._link
+        # Another thread may have closed the connection; this call may be the one that the helper died in all the same.
+        loss: Exception = link.lost_express(place, outcome) if link is not None else lost_with(outcome)
+        if isinstance(loss, LinkDead | LinkLate):
+            return self._lost(function, loss)
+        return MemberLost(str(loss))
 
     # -- one call -----------------------------------------------------------------------------------------------
 
@@ -349,7 +407,8 @@ class Connection:
         try:
             return self._idle.pop()
         except IndexError:
-            return None
+            seat = self.seat
+            return (seat.take() or None) if seat is not None else None
 
     def straight(self, function: Function, arena: Arena, call: Any, session: int, key: int, deadline: float) -> int:
         """One straight call (`Link.straight`), through `arena`, which is given back. Raises MemberLost as `invoke`
@@ -388,10 +447,7 @@ class Connection:
 
     def acquire(self, deadline: float) -> int:
         """A real session with no operation on it; `give_back` or `discard` it. Raises MemberLost, SessionRefused."""
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self.open_session(deadline)
+        return self.spare_session() or self.open_session(deadline)
 
     def open_session(self, deadline: float) -> int:
         """A new real session, always read/write: the rules of read-only ones are kept by us (SEMANTICS.md section
@@ -432,9 +488,10 @@ class Connection:
     def _late(self, deadline: float) -> Callable[[], bool]:
         return lambda: self.clock() >= deadline
 
-    def give_back(self, session: int) -> None:
-        """Return a session that has no operation."""
-        if self._link is not None:
+    def give_back(self, session: int, straight: bool = False) -> None:
+        """Return a session that has no operation. `straight`: the next of its kind may be C's to take."""
+        seat = self.seat if straight else None
+        if self._link is not None and (seat is None or not seat.put(session)):
             self._idle.append(session)
 
     def discard(self, session: int, deadline: float) -> None:
@@ -485,12 +542,13 @@ class Connection:
                         raise MemberLost(f"C_Logout answered {rv_name(rv)}")
                 if self._resident.users == 1 and self._resident.ours:
                     self.call("C_CloseAllSessions", deadline, self.slot)
-                    self._idle.clear()
+                    while self.spare_session():
+                        pass
                     self._unclosed.clear()
                     self._anchor = 0
                 self.forget_anchor(deadline)  # the token's other sessions are somebody else's
             self.drop_idle(deadline)
-            self.logged_in = None
+            self._now_is(None)
             self.forget_objects()
 
     # -- health and login ---------------------------------------------------------------------------------------
@@ -557,7 +615,7 @@ class Connection:
 
     def _is_logged_in(self, user: int) -> None:
         self.logins += 1
-        self.logged_in = user
+        self._now_is(user)
 
     def login_again(self, user: int, pin: Any, deadline: float) -> None:
         """An automatic login, never tried where the token warns that few tries are left. Raises LoginRefused,
@@ -571,7 +629,8 @@ class Connection:
         if rv == ck.CKR_USER_PIN_NOT_INITIALIZED and self._initialize_anew(deadline):
             # SoftHSM read its token while another process had emptied the file, and believes that for good.
             self._anchor = 0
-            self._idle.clear()
+            while self.spare_session():
+                pass
             self.forget_objects()
             self._find_token(deadline)
             rv = self._log_in(user, pin, deadline)
@@ -586,7 +645,7 @@ class Connection:
         those."""
         with self.logging_in(deadline):
             rv, _ = self.call("C_Logout", deadline, self.anchor(deadline))
-            self.logged_in = None
+            self._now_is(None)
             # Public objects keep their handles, and a session object could not be found again without.
             self.domain.clear()
             self.proved.clear()
@@ -596,6 +655,8 @@ class Connection:
         """Drop every binding; objects are bound anew when they are used next."""
         self.bound.clear()
         self.known.clear()
+        if self.seat is not None:
+            self.seat.unbind_all()
         self.domain.clear()
         self.proved.clear()
 
@@ -604,7 +665,7 @@ class Connection:
         count `logins` before the call that was told so; another thread may have logged in again meanwhile."""
         with self.logging_in(deadline):
             if self.logins == since:
-                self.logged_in = None
+                self._now_is(None)
                 self.forget_anchor(deadline)
                 self.forget_objects()
 
@@ -616,11 +677,7 @@ class Connection:
 
     def drop_idle(self, deadline: float) -> None:
         """A session that we held idle turned out to be gone: believe none of the others."""
-        while self._idle:
-            try:
-                session = self._idle.pop()
-            except IndexError:  # another thread took the last one
-                return
+        while session := self.spare_session():
             self.discard(session, deadline)
 
     def knows_mechanism(self, mechanism: int) -> bool:

@@ -188,7 +188,7 @@ class News:
         """C_Finalize: the status is withdrawn, and what every member served is said."""
         self.status.withdraw()
         self._tell_failovers()
-        served = self.status.served
+        served = self.status.completed()
         if any(served):
             counts = " ".join(f"{self._name(index)}={number}" for index, number in enumerate(served))
             self._say("notice", f"served {counts}")

@@ -194,11 +194,8 @@ class ObjectTable:
 
     @staticmethod
     def _unbind(connection: Connection, handle: int) -> None:
-        real = connection.bound.pop(handle, None)
-        if real is not None and connection.known.get(real) == handle:
-            del connection.known[real]
+        connection.unbind(handle)
 
     @staticmethod
     def _bind(connection: Connection, handle: int, real: int) -> None:
-        connection.bound[handle] = real
-        connection.known[real] = handle
+        connection.bind(handle, real)

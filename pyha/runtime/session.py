@@ -7,6 +7,7 @@ session; a second operation follows the first (SEMANTICS.md section 3).
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import Operation
@@ -28,6 +29,59 @@ class Place:
     weight: float
 
 
+class Lending(Protocol):
+    """A session that C has while Python has nothing to do with it (`runtime.express`). `lent`: it has it now."""
+
+    lent: bool
+
+    def claim(self) -> None: ...
+
+    def grant(self) -> None: ...
+
+
+class SessionLock:
+    """A session's lock, which its thread may take again. `lending`: set once C may have the session, which is claimed
+    for as long as the lock is held."""
+
+    __slots__ = ("_depth", "_lock", "lending")
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._depth = 0
+        self.lending: Lending | None = None
+
+    def acquire(self) -> None:
+        """Waits for whoever has it, and for a call of C's that is out. Raises MemoryError."""
+        self._lock.acquire()
+        depth = self._depth
+        try:
+            self._depth = depth + 1
+            lending = self.lending
+            if lending is not None and lending.lent:
+                lending.claim()
+        except BaseException:
+            # A Python program's handler of a signal may raise between any two steps.
+            self._depth = depth
+            self._lock.release()
+            raise
+
+    def release(self) -> None:
+        """Once for each `acquire`."""
+        try:
+            self._depth -= 1
+            lending = self.lending
+            if lending is not None and not self._depth:
+                lending.grant()
+        finally:
+            self._lock.release()
+
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self.release()
+
+
 @dataclass(slots=True, eq=False)
 class VirtualSession:
     """`writable`: opened with CKF_RW_SESSION. `journals`: of each open operation. `found`: object handles of the open
@@ -38,7 +92,7 @@ class VirtualSession:
     handle: int
     slot: int
     writable: bool
-    lock: threading.RLock = field(default_factory=threading.RLock)
+    lock: SessionLock = field(default_factory=SessionLock)
     place: Place | None = None
     journals: dict[Operation, Journal] = field(default_factory=dict)
     found: list[int] | None = None

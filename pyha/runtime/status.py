@@ -26,11 +26,15 @@ NOW, NEVER = float("-inf"), float("inf")
 
 Clock = Callable[[], float]
 
+Elsewhere = Callable[[int], tuple[float, int, int, float]]
+"""What C has counted of a member (`Express.counts`)."""
+
 
 class Publisher:
     """The status of one group in this process.
 
-    `in_flight`, `served`: calls on each member now, operations that it completed. `errors`: CK_RV -> how many calls it
+    `in_flight`, `served`: calls on each member now, operations that it completed; those of the express way are
+    `elsewhere`. `errors`: CK_RV -> how many calls it
     answered with that, a dict a member. `settings`: the group's, as they are now. `due`: when (on our clock) a call has
     to look after the publication.
     """
@@ -42,6 +46,7 @@ class Publisher:
         self.errors: list[dict[int, int]] = [{} for _ in range(count)]
         self.failovers = 0
         self.due = NEVER
+        self.elsewhere: Elsewhere = lambda index: (0.0, 0, 0, 0.0)
         self.settings = settings
         self._clock = clock
         self._lock = threading.Lock()
@@ -51,6 +56,10 @@ class Publisher:
         self._program = "?"
         self._last = b""
         self._since: list[tuple[State, float]] = [(State.RECOVERING, 0.0)] * count
+
+    def completed(self) -> list[int]:
+        """Operations that each member completed, C's too."""
+        return [served + self.elsewhere(index)[2] for index, served in enumerate(self.served)]
 
     def add_member(self) -> None:
         """One more member, after the others."""
@@ -107,6 +116,7 @@ class Publisher:
         if self._since[index][0] is not member.state or not self._since[index][1]:
             self._since[index] = member.state, time.time()
         errors = list(self.errors[index].items())
+        _, in_flight, served, _ = self.elsewhere(index)
         return status.MemberView(
             name=member.name,
             serial=self.settings.members[index].uri.serial or "",
@@ -119,8 +129,8 @@ class Publisher:
             losses=member.losses,
             attempts=member.attempts.total,
             failed_attempts=member.attempts.count,
-            in_flight=self.in_flight[index],
-            served=self.served[index],
+            in_flight=self.in_flight[index] + in_flight,
+            served=self.served[index] + served,
             since=self._since[index][1],
             errors=tuple(sorted(errors, key=lambda pair: -pair[1])),
         )

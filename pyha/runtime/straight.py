@@ -11,6 +11,7 @@ Sources: SEMANTICS.md sections 2 and 3; docs/performance.md (what a step costs).
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pyha.abi.express import seat_of
 from pyha.abi.link import Arena
 from pyha.abi.memory import LENGTH_LIMIT, memory_bytes
 from pyha.abi.native import lib
@@ -21,6 +22,7 @@ from pyha.cryptoki.straight import PARTS, Part
 from pyha.cryptoki.values import Mechanism, Parameter
 from pyha.ha.journal import Entry, Journal
 from pyha.ha.settings import RecoveryMode
+from pyha.runtime.express import lend
 from pyha.runtime.failover import Tried
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection, MemberLost
@@ -42,8 +44,12 @@ Groups = Mapping[int, GroupRuntime]
 
 _BACKGROUND = RecoveryMode.BACKGROUND  # looked up once: Python 3.11 is slow at it
 _OK = ck.CKR_OK
-_ANSWERED = lib.PYHA_ANSWERED
+_ANSWERED, _MALFORMED = lib.PYHA_ANSWERED, lib.PYHA_MALFORMED
 _NOBODY: set[int] = set()
+
+
+Met = Callable[[Any], int | None]
+"""(cdata `pyha_straight *`, of a call whose first try C has made) -> CK_RV; None: it is to be made anew."""
 
 
 _Plain = Callable[[GroupRuntime, VirtualSession, Any, int, int, int], int | None]
@@ -84,7 +90,10 @@ def _locked(sessions: Sessions, groups: Groups, before: Before, own: _Plain) -> 
         try:
             if session.closed:
                 return None
-            return own(group, session, call, key, mechanism, parameter_length)
+            rv = own(group, session, call, key, mechanism, parameter_length)
+            if rv == _OK and lock.lending is None and group.express.is_open:
+                lend(group, session)
+            return rv
         finally:
             lock.release()
 
@@ -142,7 +151,7 @@ def _single(function: Function, general: General) -> _Plain:
         except MemberLost as met:
             loss = met
         finally:
-            connection.give_back(real)
+            connection.give_back(real, straight=not outcome)
             group.leave(index, function, weight, start, not outcome)
         if not outcome:
             return _OK
@@ -221,6 +230,8 @@ def _start(
             if not outcome:
                 began = Entry(function, [session.handle, kept, key] if named else [session.handle, kept], None)
                 session.journals[operation] = Journal(group.settings.journal_limit, [began])
+                if home is None:
+                    _remember(group, connection, key if named else 0, real_key, mechanism, parameter_length)
                 return _OK
             return general(position, call, _tried(function, call, index, connection, start, logins, outcome, loss))
         finally:
@@ -228,6 +239,23 @@ def _start(
                 drop(group, session)
 
     return own
+
+
+def _remember(
+    group: GroupRuntime, connection: Connection, key: int, real_key: int | None, mechanism: int, parameter_length: int
+) -> None:
+    """An operation has begun here: the next like it may go without Python."""
+    seat = connection.seat
+    if seat is None or not group.express.is_open:
+        return
+    group.express.books.allow(mechanism, parameter_length)
+    offered = group.mechanisms
+    if offered is not None and mechanism not in offered:
+        group.express.books.forbid()  # a member that offers less came meanwhile
+    if key and real_key:
+        seat.bind(key, real_key)
+        if connection.bound.get(key) != real_key:
+            seat.unbind(key)  # it was destroyed meanwhile
 
 
 def _flat(mechanisms: Mapping[int, MechanismRow], number: int, length: int, call: Any) -> Mechanism | None:
@@ -269,7 +297,7 @@ def _finish(function: Function, general: General) -> _Plain:
                 session.place = None
                 load += place.weight
                 session.end(operation)
-                connection.give_back(place.real)
+                connection.give_back(place.real, straight=True)
                 return _OK
         except MemberLost as met:
             loss = met
@@ -280,3 +308,59 @@ def _finish(function: Function, general: General) -> _Plain:
         return general(position, call, _tried(function, call, index, connection, start, logins, outcome, loss))
 
     return own
+
+
+def mets(sessions: Sessions, groups: Groups, general: General) -> list[Met | None]:
+    """How Python goes on with what the express way of each function has met, by its index; as `ways`."""
+    return [_met(function, sessions, groups, general) if PARTS[function.index] else None for function in FUNCTIONS]
+
+
+def _met(function: Function, sessions: Sessions, groups: Groups, general: General) -> Met:
+    position, operation, route = function.index, function.operation, function.route
+
+    def met(call: Any) -> int | None:
+        identity = seat_of(call)
+        group = next(group for group in groups.values() if group.express.has(identity))
+        index, connection = group.express.connection(identity)
+        loss, outcome = None, call.outcome
+        if outcome != _ANSWERED and outcome != _MALFORMED:
+            loss = connection.lost_express(function, outcome, call.place)
+        tried = _tried(function, call, index, connection, call.start, call.logins, outcome, loss)
+        session = sessions.get(call.session)
+        if session is None:
+            return came_to_nothing(group, call, tried, ck.CKR_SESSION_HANDLE_INVALID)  # closed by another thread
+        with session.lock:
+            if session.closed:
+                return came_to_nothing(group, call, tried, ck.CKR_SESSION_HANDLE_INVALID)
+            if route is Route.START:
+                return begun(group, session, call, tried)
+            place = session.place
+            if route is Route.FINISH and (place is None or operation not in session.journals):
+                # ended by another thread
+                return came_to_nothing(group, call, tried, ck.CKR_OPERATION_NOT_INITIALIZED)
+            if route is Route.FINISH and place is not None and place.connection is not connection:
+                return None  # another thread has brought it to another member
+            return general(position, call, tried)
+
+    def came_to_nothing(group: GroupRuntime, call: Any, tried: Tried, rv: int) -> int:
+        """Nobody goes on with the call; what it met is to be known all the same."""
+        if tried.loss is not None:
+            seconds = group.clock() - tried.start
+            group.lost(tried.index, tried.connection.generation, str(tried.loss), seconds=seconds)
+        elif route is Route.START:
+            tried.connection.discard(call.real, group.deadline())
+        return rv
+
+    def begun(group: GroupRuntime, session: VirtualSession, call: Any, tried: Tried) -> int:
+        if session.journals or session.place is not None:
+            # by another thread, which was faster
+            return came_to_nothing(group, call, tried, ck.CKR_OPERATION_ACTIVE)
+        session.place = Place(tried.index, tried.connection, call.real, call.weight)
+        group.add_load(tried.index, call.weight)
+        try:
+            return general(position, call, tried)
+        finally:
+            if not session.journals and session.place is not None:
+                drop(group, session)
+
+    return met

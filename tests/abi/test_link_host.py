@@ -15,7 +15,7 @@ from tests.abi.link_tools import LIMIT, Process, hostile
 from tests.native_tools import NATIVE, compile_c
 
 SHIM = NATIVE.parents[1] / "shim"
-PARTS = ("link", "arena", "guard", "spawn", "module", "pins")
+PARTS = ("link", "arena", "places", "guard", "spawn", "module", "pins")
 SKIPPED = 77
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,6 +20,7 @@ from pyha.cryptoki import constants as ck
 from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime import config
 from pyha.runtime.settings import LogLevel
+from tests.chaos import LIMIT
 from tests.client import Client, client, helpers
 from tests.faults import Fault, Faulty
 from tests.integration.conftest import TestGroup
@@ -55,11 +57,10 @@ class Stage:
 
     def until(self, line: str, times: int) -> None:
         """Random bytes are asked for until the log has this line so often."""
-        for _ in range(20000):
-            if self.made.logged().count(line) >= times:
-                return
+        end = time.monotonic() + LIMIT
+        while self.made.logged().count(line) < times:
             assert self.app.random(self.session)[0] == OK
-        raise AssertionError(line)
+            assert time.monotonic() < end, line
 
     def key(self, asked: dict[int, Any], session: int | None = None) -> int:
         """A session key of a known value."""

@@ -1,6 +1,6 @@
 """Every function that goes straight, with every fault on its way: the application gets what the general way gives it.
 
-The same calls are made twice by one application, once with the straight way and once without it, over two members that
+The same calls are made by one application the express way, the straight way and the general way, over two members that
 obey one plan. Compared are the answers, every byte around the results, the log, and the books of the group afterwards.
 """
 
@@ -24,6 +24,7 @@ from pyha.cli import chaos_plan
 from pyha.cryptoki import constants as ck
 from pyha.cryptoki.functions import BY_NAME, FUNCTIONS
 from pyha.cryptoki.straight import PARTS, Part
+from pyha.ha.settings import RecoveryMode, RecoverySettings
 from pyha.runtime.member import Connection, MemberLost
 from tests.application import _mechanism
 from tests.chaos import LIMIT, Plan
@@ -42,6 +43,7 @@ HOW: dict[str, Any] = {
     "Decrypt": (ck.CKM_AES_CBC_PAD, bytes(16)),
     "Digest": ck.CKM_SHA256,
 }
+WAYS = ("express", "straight", "general")
 FUNCTIONS_HERE = ["C_GenerateRandom", *(f"C_{name}{end}" for name in HOW for end in ("Init", ""))]
 ALIKE = ("C_VerifyInit", "C_EncryptInit", "C_Decrypt", "C_DigestInit")  # to others; each new run takes its time
 
@@ -69,11 +71,26 @@ LETHAL = ("once -> crash", "once -> answer CKR_DEVICE_REMOVED", "-> crash")
 
 
 class Watched(Client):
-    """A client whose module's straight way can be shut, and looked at: it runs in the client's own interpreter."""
+    """A client whose module's ways can be shut, and looked at: it runs in the client's own interpreter."""
 
-    def straight(self, on: bool) -> None:
-        """From now on calls go straight where they can, or all of them the general way."""
-        sys.modules["_pyha"].lib.pyha_straight_allow(on)
+    def go(self, way: str) -> None:
+        """From now on calls go this way of `WAYS`, or one of those after it where they cannot."""
+        lib = sys.modules["_pyha"].lib
+        lib.pyha_express_allow(way == "express")
+        lib.pyha_straight_allow(way != "general")
+
+    def by_express(self, slot: int) -> int:
+        """How many operations C has completed."""
+        group = self._entry().provider._groups[slot]
+        return sum(group.express.counts(index)[2] for index in range(len(group.loads)))
+
+    def served(self, slot: int) -> list[int]:
+        """Operations that each member has completed, by whatever way."""
+        return list(self._entry().provider._groups[slot].status.completed())
+
+    def compare_nothing(self) -> None:
+        """The monitor compares no members: a comparison that meets a fault has a line of the log of its own, or not."""
+        cast(Any, sys.modules["pyha.runtime.monitor"]).compare_if_asked = lambda group: None
 
     def count(self) -> None:
         """Notes from now on which calls a member answered straight."""
@@ -96,19 +113,27 @@ class Watched(Client):
         return counting
 
     def hold_losses(self) -> None:
-        """Whoever loses a member on the straight way from now on is held before anybody hears of it."""
-        self.held, self.go = Event(), Event()
-        found = Connection.straight
+        """Whoever loses a member on one of those ways from now on is held before anybody hears of it."""
+        self.held, self.let_go = Event(), Event()
+        straight, express = Connection.straight, Connection.lost_express
 
-        def straight(*arguments: Any) -> int:
+        def held_straight(*arguments: Any) -> int:
             try:
-                return found(*arguments)
+                return straight(*arguments)
             except MemberLost:
-                self.held.set()
-                self.go.wait(LIMIT)
+                self._hold()
                 raise
 
-        cast(Any, Connection).straight = straight
+        def held_express(*arguments: Any) -> MemberLost:
+            found = express(*arguments)
+            self._hold()
+            return found
+
+        cast(Any, Connection).straight, cast(Any, Connection).lost_express = held_straight, held_express
+
+    def _hold(self) -> None:
+        self.held.set()
+        self.let_go.wait(LIMIT)
 
     def loss_is_held(self) -> bool:
         """Waits for that."""
@@ -116,7 +141,7 @@ class Watched(Client):
 
     def let_losses_go(self) -> None:
         """And from now on there is no such hold."""
-        self.go.set()
+        self.let_go.set()
 
     def books(self, slot: int) -> tuple[list[int], list[float], int, dict[int, int], int]:
         """Calls in flight and load of each member, operations served, errors and failovers of all."""
@@ -124,7 +149,10 @@ class Watched(Client):
         errors: Counter[int] = Counter()
         for each in group.status.errors:
             errors.update(each)
-        return group.status.in_flight, group.loads, sum(group.status.served), dict(errors), group.status.failovers
+        theirs = [group.express.counts(index) for index in range(len(group.loads))]
+        in_flight = [ours + each[1] for ours, each in zip(group.status.in_flight, theirs, strict=True)]
+        loads = [ours + each[0] for ours, each in zip(group.loads, theirs, strict=True)]
+        return in_flight, loads, sum(group.status.completed()), dict(errors), group.status.failovers
 
     def members_in(self, slot: int) -> int:
         """How many members serve."""
@@ -178,6 +206,7 @@ class Stage:
     def begin(self) -> None:
         self.app.finalize()  # after a test that failed
         assert self.app.initialize() == OK
+        self.app.compare_nothing()
         self.app.count()
         self.slot = self.app.slot_of(LABEL)
         self.session = self.app.logged_in(self.slot)
@@ -185,16 +214,17 @@ class Stage:
     def end(self) -> None:
         assert self.app.finalize() == OK
 
-    def warm(self, straight: bool) -> None:
-        """A new run of the module: the key is found, every member has a session that is idle."""
+    def warm(self, way: str) -> None:
+        """A new run of the module: the key is found, every member has a session that is idle, and what has to have gone
+        one way to go another has."""
         self.plan.set()
         self.begin()
-        self.app.straight(straight)
+        self.app.go(way)
         self.key = self.app.find(self.session, {ck.CKA_LABEL: b"aes"})[1][0]
         for name in HOW:
-            for _ in range(2):
+            for _ in range(4):
                 assert self.whole(name)[-1][0] == OK
-        for _ in range(2):
+        for _ in range(4):
             assert self.app.random(self.session)[0] == OK
 
     def operation(self, name: str, data: bytes) -> tuple[int, int, bytes, bool]:
@@ -241,7 +271,8 @@ def plain(log: str) -> list[str]:
 
 @contextmanager
 def staged(group: Callable[..., TestGroup], directory: Path) -> Iterator[Stage]:
-    made = group(members=2, label=LABEL)
+    # In the background, where there is an express way; but nobody is to return meanwhile.
+    made = group(members=2, label=LABEL, recovery=RecoverySettings(RecoveryMode.BACKGROUND, attempts=0))
     plan = Plan(directory / "plan")
     for index in range(2):
         made.put_module(index, chaos_plan.chaos_module(), plan.environment)
@@ -255,11 +286,11 @@ def stage(group_of_module: Callable[..., TestGroup], tmp_path_factory: pytest.Te
         yield it
 
 
-def both(stage: Stage, work: Callable[[], Any]) -> list[Any]:
-    """What comes of it with the straight way and without, each in a new run of the module."""
+def each_way(stage: Stage, work: Callable[[], Any]) -> list[Any]:
+    """What comes of it the express way, the straight way and the general way, each in a new run of the module."""
     found = []
-    for straight in (True, False):
-        stage.warm(straight)
+    for way in WAYS:
+        stage.warm(way)
         found.append(work())
         stage.end()
     return found
@@ -277,37 +308,43 @@ def test_these_are_the_functions_that_go_straight() -> None:
 
 def test_what_goes_straight_is_what_goes_without(stage: Stage) -> None:
     def work() -> Any:
+        before = stage.app.by_express(stage.slot)
         seen = [stage.whole(name) for name in HOW]
-        return seen, stage.app.counted()
+        seen.append([(stage.app.random(stage.session)[0],)])
+        return seen, stage.app.counted(), stage.app.by_express(stage.slot) - before
 
-    (straight, went), (general, did_not) = both(stage, work)
-    assert straight == general
+    (express, _, more), (straight, went, none), (general, did_not, _) = each_way(stage, work)
+    assert express == straight == general
     assert not did_not
-    # Twice to warm up, of which some found no session yet.
+    # Some of those that warm up find no session yet.
     assert all(went[function] >= 1 for function in FUNCTIONS_HERE), went
+    assert none == 0
+    assert more >= 3, "random bytes, and the operations that ask for no room first"
 
 
 @pytest.mark.parametrize("function", FUNCTIONS_HERE)
 def test_a_fault_that_costs_no_member(stage: Stage, function: str) -> None:
     last = PARTS[BY_NAME[function].index][-1]
     faults = [*HARMLESS, *(OF_BYTES if last >= Part.FILL else ()), *(OF_LENGTHS if last is Part.RESULT else ())]
-    straight, general = both(stage, lambda: [stage.meet(function, fault) for fault in faults])
-    for fault, one, other in zip(faults, straight, general, strict=True):
-        assert one == other, f"{function} {fault}"
+    found = each_way(stage, lambda: [stage.meet(function, fault) for fault in faults])
+    for fault, express, straight, general in zip(faults, *found, strict=True):
+        assert straight == general, f"{function} {fault}"
+        assert express == general, f"{function} {fault}"
 
 
 @pytest.mark.parametrize("function", [name for name in FUNCTIONS_HERE if name not in ALIKE])
 def test_a_fault_that_costs_a_member(stage: Stage, function: str) -> None:
     for fault in LETHAL:
-        straight, general = both(stage, partial(stage.meet, function, fault))
+        express, straight, general = each_way(stage, partial(stage.meet, function, fault))
         assert straight == general, f"{function} {fault}"
+        assert express == general, f"{function} {fault}"
 
 
 def test_a_part_is_not_forgotten(stage: Stage) -> None:
     """An operation that began straight goes on in parts, and on to another member."""
     answers = []
-    for straight in (True, False):
-        stage.warm(straight)
+    for way in WAYS:
+        stage.warm(way)
         app, session = stage.app, stage.session
         assert app.start("Encrypt", session, HOW["Encrypt"], stage.key) == OK
         parts = [app.in_place("EncryptUpdate", session, bytes(16))]
@@ -317,13 +354,14 @@ def test_a_part_is_not_forgotten(stage: Stage) -> None:
         parts.append(app.out("EncryptFinal", session)[::2])
         answers.append(parts)
         stage.end()
-    assert answers[0] == answers[1]
+    assert answers[0] == answers[1] == answers[2]
     assert [rv for rv, _ in answers[0]] == [OK, OK, ck.CKR_DEVICE_ERROR]
 
 
-def test_two_threads_in_one_session(stage: Stage) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_two_threads_in_one_session(stage: Stage, way: str) -> None:
     """Whatever comes of their operations, each call has an answer, every answer is a true one, and nothing is left."""
-    stage.warm(True)
+    stage.warm(way)
     app, session = stage.app, stage.session
     answers: list[tuple[int, ...]] = []
     wrong: list[bool] = []
@@ -348,9 +386,10 @@ def test_two_threads_in_one_session(stage: Stage) -> None:
     stage.end()
 
 
-def test_the_end_comes_under_a_call(stage: Stage) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_the_end_comes_under_a_call(stage: Stage, way: str) -> None:
     """C_CloseSession and C_Finalize while calls are on their way: each has an answer; a new run knows of nothing."""
-    stage.warm(True)
+    stage.warm(way)
     app = stage.app
     session = app.open(stage.slot)[1]
     allowed = {OK, ck.CKR_SESSION_HANDLE_INVALID, ck.CKR_CRYPTOKI_NOT_INITIALIZED, ck.CKR_DEVICE_ERROR}
@@ -371,15 +410,16 @@ def test_the_end_comes_under_a_call(stage: Stage) -> None:
         thread.join()
     assert answers <= allowed
     before = len(stage.made.logged())
-    stage.warm(True)
+    stage.warm("express")
     assert " lost: " not in stage.made.logged()[before:]
     stage.end()
 
 
-def test_a_loss_says_nothing_of_the_next_run(stage: Stage) -> None:
+@pytest.mark.parametrize("way", WAYS[:2])
+def test_a_loss_says_nothing_of_the_next_run(stage: Stage, way: str) -> None:
     """C_Finalize and C_Initialize while a thread has not told yet which member it lost: that member is a new one now,
     with the same number, generation and session."""
-    stage.warm(True)
+    stage.warm(way)
     app = stage.app
     app.hold_losses()
     stage.plan.set("C_GenerateRandom once -> crash")
@@ -404,7 +444,7 @@ def test_a_loss_says_nothing_of_the_next_run(stage: Stage) -> None:
 
 def test_a_mechanism_whose_parameter_points_elsewhere_goes_the_general_way(stage: Stage) -> None:
     """Pointers of the application never travel: GCM's parameter has two."""
-    stage.warm(True)
+    stage.warm("express")
     before = stage.app.counted()["C_EncryptInit"]
     gcm = (ck.CKM_AES_GCM, [("pointer", bytes(12)), 96, ("pointer", b"aad"), 128])
     how, _alive = _mechanism(gcm)

@@ -31,6 +31,12 @@
 
 extern char **environ;
 
+/* Python's part of places.h: nobody waits here. */
+void pyha_dispatch_place(uint64_t link)
+{
+    (void)link;
+}
+
 static const char *program, *module;
 static char *self;
 

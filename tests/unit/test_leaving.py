@@ -33,6 +33,13 @@ class FakeConnection:
     stranger: str = ""
     bound: dict[int, int] = field(default_factory=dict)
     known: dict[int, int] = field(default_factory=dict)
+    seat: None = None
+
+    def bind(self, handle: int, real: int) -> None:
+        self.bound[handle] = real
+
+    def unbind(self, handle: int) -> None:
+        self.bound.pop(handle, None)
 
     def close(self, cause: str = "") -> None:
         self.closed += 1

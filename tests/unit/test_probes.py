@@ -29,6 +29,7 @@ class Counted:
 
     token_info = None
     stranger = ""
+    seat = native = None
 
     def __init__(self, generation: int) -> None:
         self.generation = generation
