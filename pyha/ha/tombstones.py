@@ -8,7 +8,7 @@ Pure: values to bytes and back, and which tombstones a new one takes the place o
 Source: SEMANTICS.md section 5.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pyha.cryptoki import constants as ck
@@ -99,6 +99,19 @@ def united(copies: Iterable[Tombstone]) -> list[Tombstone]:
         one = replace(copy, pending=frozenset())
         found[one] = found.get(one, copy.pending) & copy.pending
     return [replace(one, pending=pending) for one, pending in found.items()]
+
+
+def behind(found: Mapping[str, Iterable[Tombstone]]) -> frozenset[str]:
+    """Who has not applied a tombstone that another member holds. `found`: what each member holds, by its name as
+    records call it."""
+    pending: dict[Tombstone, frozenset[str]] = {}
+    holders: dict[Tombstone, set[str]] = {}
+    for holder, copies in found.items():
+        for copy in copies:
+            one = replace(copy, pending=frozenset())
+            pending[one] = pending.get(one, copy.pending) & copy.pending
+            holders.setdefault(one, set()).add(holder)
+    return frozenset(member for one, named in pending.items() for member in named if holders[one] - {member})
 
 
 # -- following upon one another -----------------------------------------------------------------------------------

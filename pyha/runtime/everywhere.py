@@ -19,6 +19,7 @@ from pyha.runtime.failover import POISON_LIMIT
 from pyha.runtime.group import GroupRuntime, NobodyLeft
 from pyha.runtime.member import Connection, MemberLost, SessionRefused
 from pyha.runtime.operations import drop
+from pyha.runtime.returning import send_back
 from pyha.runtime.session import VirtualSession
 
 _Call = Callable[[Connection, float], int]
@@ -73,6 +74,7 @@ def _log_in_the_others(group: GroupRuntime, user: int) -> None:
         _quietly(group, index, connection, step)
     if user == ck.CKU_USER:
         admit(group)
+        send_back(group)
         group.news.compare_soon()
     group.present()
 

@@ -123,6 +123,7 @@ class GroupRuntime:
         self._serving_of: Group | None = None
         self._returned: dict[int, float] = {}
         self._arriving: set[Connection] = set()
+        self.by_contact: dict[int, int] = {}  # members in uncompared: the generation, until `returning` has looked
         self._offered: set[int] = set()  # members whose mechanisms are in the list
         self.strategies: tuple[Any, ...] = ()  # of cloning (`runtime.strategy`), before the one that is shipped
         # Of session keys: what tokens take for CKA_EXTRACTABLE where it is not said, and why some die with a member.
@@ -225,6 +226,7 @@ class GroupRuntime:
             if came:
                 self.connections[index] = connection
                 self.value = after
+                self.by_contact[index] = generation
                 self._used[index] = self.clock()  # it has just answered: not to be probed yet
                 self._know(index, connection)
                 self.express.admit(index, connection)

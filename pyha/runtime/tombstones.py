@@ -5,7 +5,7 @@ Knows one member at a time; which tombstones there are to be is `missed`'s busin
 Source: SEMANTICS.md section 5; docs/records.md.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from pyha.abi.series import Values
 from pyha.cryptoki import constants as ck
@@ -41,17 +41,30 @@ def find(
     Of what the login of now shows; those that are damaged or may not be believed are named in the log and left out.
     Raises MemberLost, SessionRefused, SearchFailed."""
     with housekeeping(connection, deadline, reads=True) as session:
-        return list(_found(connection, session, group_id, of, deadline))
+        return list(_found(connection, session, group_id, of, deadline, lambda: deadline))
+
+
+def find_all(
+    connection: Connection, group_id: bytes, deadline: float, in_time: Callable[[], float]
+) -> list[tuple[int, Tombstone]]:
+    """`find` where there may be many, with a deadline of their own for the readings after the search: `in_time`."""
+    with housekeeping(connection, deadline, reads=True) as session:
+        return list(_found(connection, session, group_id, None, deadline, in_time))
 
 
 def _found(
-    connection: Connection, session: int, group_id: bytes, of: Identity | None, deadline: float
+    connection: Connection,
+    session: int,
+    group_id: bytes,
+    of: Identity | None,
+    deadline: float,
+    in_time: Callable[[], float],
 ) -> Iterator[tuple[int, Tombstone]]:
     wanted = record_search(None if of is None else tombstone_label(of))
     reals = search(connection, session, wanted, deadline)
-    for part, seen in in_series(connection, session, reals, _TOLD, lambda: deadline):
+    for part, seen in in_series(connection, session, reals, _TOLD, in_time):
         for real, told in zip(part, seen, strict=True):
-            tombstone = _at(connection, session, real, group_id, deadline, told)
+            tombstone = _at(connection, session, real, group_id, in_time(), told)
             if tombstone is not None:
                 yield real, tombstone
 
@@ -91,7 +104,7 @@ def remove(
     SessionRefused, SearchFailed."""
     with housekeeping(connection, deadline) as session:
         if seen is None:
-            found = list(_found(connection, session, group_id, of, deadline))
+            found = list(_found(connection, session, group_id, of, deadline, lambda: deadline))
         else:
             looked = [(real, _at(connection, session, real, group_id, deadline)) for real in seen]
             found = [(real, tombstone) for real, tombstone in looked if tombstone is not None]

@@ -184,7 +184,7 @@ def test_what_it_made_alone_goes_to_the_others(group: Group) -> None:
 
 
 def test_an_application_that_starts_finds_out_and_mends_it(group: Group) -> None:
-    """Nobody who met the loss is left when the member is back: whoever starts next compares."""
+    """Nobody who met the loss is left when the member is back: whoever starts next brings it up to date."""
     made = recovering(group)
     with made.application() as app:
         app.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_LABEL: b"old", ck.CKA_VALUE_LEN: 32})
@@ -194,7 +194,7 @@ def test_an_application_that_starts_finds_out_and_mends_it(group: Group) -> None
         app.generate(ck.CKM_AES_KEY_GEN, {**STAYS, ck.CKA_LABEL: b"new", ck.CKA_VALUE_LEN: 32})
     made.only(0, 1, 2)
     with made.application() as app:
-        until(made, "members held different objects: resync carried out")
+        until(made, f"member {LABEL}-2 returned")
         assert len(app.find({ck.CKA_LABEL: b"new"})) == 1
     first, second, third = contents(made)
     assert first == second == third

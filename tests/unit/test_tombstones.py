@@ -15,6 +15,7 @@ from pyha.ha.records import record_label
 from pyha.ha.replication import value_of
 from pyha.ha.tombstones import (
     Tombstone,
+    behind,
     believable,
     decode,
     encode,
@@ -221,3 +222,13 @@ def test_copies_on_two_members_are_one_whoever_is_pending() -> None:
     assert DELETED.is_copy_of(DELETED.applied_by("s3"))
     assert DELETED.applied_by("s3", "s9").pending == {"s2"}
     assert not DELETED.is_copy_of(replace(DELETED, made=2))
+
+
+def test_who_is_behind() -> None:
+    one, two = _tombstone(A, None, "x", "y"), _tombstone(B, None, "x")
+    assert behind({}) == behind({"x": [], "y": []}) == frozenset()
+    assert behind({"x": [], "z": [one, two]}) == {"x", "y"}
+    assert behind({"z": [one], "w": [one.applied_by("x")]}) == {"y"}, "applied where one copy says so"
+    assert behind({"x": [two], "z": []}) == frozenset(), "what nobody else holds was missed by nobody here"
+    assert behind({"x": [two], "z": [two]}) == {"x"}
+    assert behind({"x": [_tombstone(A, None, "y")], "y": [_tombstone(B, None, "x")]}) == {"x", "y"}
