@@ -1,7 +1,6 @@
 """A member that was away when no application was left to bring it back: one that starts later does not serve from it
 before it was resynchronised (SEMANTICS.md sections 4 and 5)."""
 
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -18,12 +17,12 @@ from pyha.runtime.settings import GroupSettings, LogLevel
 from tests.application import Application
 from tests.chaos import behind_chaos
 from tests.client import client
-from tests.integration.conftest import TestGroup
+from tests.integration.conftest import DEMO, TestGroup
 from tests.integration.replication_tools import P256, STAYS, scene
 from tests.integration.test_tombstones import tombstones
 
 Group = Callable[..., TestGroup]
-LABEL = f"back-{os.getpid()}"
+LABEL = DEMO
 BACKGROUND = RecoverySettings(RecoveryMode.BACKGROUND, interval=0.2)
 ON_CALL = RecoverySettings(RecoveryMode.ON_CALL, interval=0.2)
 MANUAL = RecoverySettings(RecoveryMode.MANUAL, interval=0.2)
@@ -96,7 +95,7 @@ def all_alike(made: TestGroup) -> None:
 
 @pytest.mark.parametrize("recovery", [BACKGROUND, ON_CALL], ids=["background", "on-call"])
 def test_what_the_first_member_missed_is_seen_as_it_is(group: Group, recovery: RecoverySettings) -> None:
-    made = group(label=LABEL, recovery=recovery)
+    made = group(recovery=recovery)
     missing(made)
     with made.application() as app, made.application() as other:
         assert labels(app) == labels(other) == AFTER
@@ -113,7 +112,7 @@ def test_what_the_first_member_missed_is_seen_as_it_is(group: Group, recovery: R
 
 def test_where_nobody_brings_it_back_it_stays_out(group: Group, tmp_path: Path) -> None:
     """The member is away by itself: its module fails."""
-    made = group(label=LABEL, recovery=MANUAL)
+    made = group(recovery=MANUAL)
     plans = behind_chaos(made, tmp_path)
     with made.application() as app:
         before(app)
@@ -135,7 +134,7 @@ def test_where_nobody_brings_it_back_it_stays_out(group: Group, tmp_path: Path) 
 
 
 def test_a_sync_in_between_brings_it_back(group: Group, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = group(label=LABEL)
+    made = group()
     missing(made)
     monkeypatch.setenv("TEST_PIN", made.pin)
     assert main(["group", "sync", LABEL, "--config", str(made.conf), "--pin-source", "env:TEST_PIN"]) == 0
@@ -146,7 +145,7 @@ def test_a_sync_in_between_brings_it_back(group: Group, monkeypatch: pytest.Monk
 
 
 def test_a_standby_member_that_has_it_all_serves(group: Group) -> None:
-    made = group(label=LABEL)
+    made = group()
 
     def stand_by(settings: GroupSettings) -> GroupSettings:
         first, *rest = settings.members
@@ -159,7 +158,7 @@ def test_a_standby_member_that_has_it_all_serves(group: Group) -> None:
 
 
 def test_where_every_member_missed_something_all_serve_as_they_are(group: Group) -> None:
-    made = group(label=LABEL)
+    made = group()
     missing(made)
     made.only(0)
     with made.application() as app:
@@ -184,7 +183,7 @@ def test_where_every_member_missed_something_all_serve_as_they_are(group: Group)
 
 
 def test_who_is_disabled_or_removed_is_no_concern(group: Group) -> None:
-    made = group(label=LABEL)
+    made = group()
     missing(made, (2,))
     made.only(0, 1)
     with made.application() as app:
@@ -196,7 +195,7 @@ def test_who_is_disabled_or_removed_is_no_concern(group: Group) -> None:
 
 
 def test_a_member_whose_helper_dies_in_the_look(group: Group, tmp_path: Path) -> None:
-    made = group(label=LABEL, recovery=ON_CALL)
+    made = group(recovery=ON_CALL)
     missing(made)
     plans = behind_chaos(made, tmp_path)
     # The first search is that for the domain keys.
@@ -212,7 +211,7 @@ def test_a_member_whose_helper_dies_in_the_look(group: Group, tmp_path: Path) ->
 
 
 def test_a_member_that_refuses_to_search_fails_no_login(group: Group, tmp_path: Path) -> None:
-    made = group(label=LABEL)
+    made = group()
     missing(made)
     plans = behind_chaos(made, tmp_path)
     plans[1].set("C_FindObjectsInit nth=2 -> answer CKR_FUNCTION_FAILED")
@@ -224,7 +223,7 @@ def test_a_member_that_refuses_to_search_fails_no_login(group: Group, tmp_path: 
 
 def test_the_look_is_taken_at_the_first_login_as_user(group: Group, tmp_path: Path) -> None:
     """Not by the SO, who sees no records, and not once more."""
-    made = group(label=LABEL)
+    made = group()
     missing(made)
     plans = behind_chaos(made, tmp_path)
     searched = "C_FindObjectsInit -> delay 0"

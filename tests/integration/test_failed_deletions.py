@@ -85,7 +85,7 @@ def test_a_tombstone_is_not_marked_where_its_deletion_failed(
 
 
 def test_who_serves_and_does_not_take_a_tombstone_is_out(group: Group, tmp_path: Path) -> None:
-    """It was taken in as it was, when the application started."""
+    """It was taken in as it was, when the application started: every member had missed something."""
     made = recovering(group)
     plan = behind_chaos(made, tmp_path)[2]
     with made.application() as app:
@@ -93,6 +93,9 @@ def test_who_serves_and_does_not_take_a_tombstone_is_out(group: Group, tmp_path:
     made.only(0, 1)
     with made.application() as app:
         app.destroy(found(app))
+    made.only(2)
+    with made.application() as app:
+        app.create({ck.CKA_CLASS: ck.CKO_DATA, ck.CKA_TOKEN: True, ck.CKA_PRIVATE: True, ck.CKA_LABEL: b"its own"})
     made.only(0, 1, 2)
     plan.set(f"C_DestroyObject -> {FAILS}")
     with made.application() as app:
