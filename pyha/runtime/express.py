@@ -53,6 +53,7 @@ class Express:
         link = connection.native
         if link is None:
             return
+        self._sweep()  # of members that come and go there is one after the other, and none may ever be opened
         with self._lock:
             identity = next(_identities)
             seat = self.books.seat(link, identity)

@@ -6,15 +6,18 @@ from typing import Any, cast
 import pytest
 
 from pyha.abi.codec import Codecs
+from pyha.abi.link import open_local
 from pyha.abi.native import lib
 from pyha.cryptoki.functions import BY_NAME
 from pyha.ha.selection import WARM_UP
 from pyha.ha.settings import RecoveryMode, RecoverySettings
+from pyha.runtime.express import Express
 from pyha.runtime.group import GroupRuntime
 from pyha.runtime.member import Connection
 from pyha.runtime.settings import GroupSettings, MemberSettings
 from pyha.runtime.straight import _remember
 from pyha.runtime.uri import TokenUri
+from tests.softhsm import MODULE
 
 SIGN = BY_NAME["C_Sign"]
 SETTINGS = GroupSettings(
@@ -86,3 +89,16 @@ def test_a_mechanism_that_is_offered_no_more_is_not_remembered(group: GroupRunti
     cast(Any, group.express).books = Books()
     _remember(group, member, 0, 0, 0x1087, 0)
     assert told == ["allow", "forbid"]
+
+
+def test_connections_that_are_gone_are_forgotten_though_the_way_is_never_opened() -> None:
+    """A member that comes and goes all the time, and is never back for long enough."""
+    link = open_local(MODULE)
+    express = Express(0)
+    for generation in range(20):
+        each = connection(generation)
+        each._link = link
+        express.admit(0, each)
+        each._leave_seat()
+    assert len(express._seated) == 1
+    link.close()
