@@ -97,6 +97,14 @@ class Target:
         """No member dies by itself."""
         (self.directory / "plan").unlink(missing_ok=True)
 
+    def resynchronise(self) -> None:
+        """As an operator does after a loss: a member that missed something is not in before, and what needs all of them
+        is refused. Raises RuntimeError."""
+        if "PYHA_CONF" in self.environment:
+            self.plan_none()
+            sync = [*tree.PYHA, "group", "sync", self.label, "--pin-source", "env:MEMBERS_PIN"]
+            _run(sync, {**self.environment, "MEMBERS_PIN": self.pin})
+
     def deaths(self) -> int:
         """How many helpers have died by plan so far."""
         log = self.directory / "deaths"
